@@ -1,0 +1,65 @@
+"""Named counters for everything that is dropped.
+
+Every drop goes through Counters.drop, so that no packet disappears without a reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+
+
+class DropReason(Enum):
+    """Why a packet or message was dropped. The value is the counter's public name."""
+
+    # ESP, inbound (RFC 4303, 3.4)
+    ESP_TOO_SHORT = "esp-too-short"
+    ESP_UNKNOWN_SPI = "esp-unknown-spi"
+    ESP_REPLAYED = "esp-replayed"
+    ESP_NOT_AUTHENTIC = "esp-not-authentic"
+    ESP_BAD_PADDING = "esp-bad-padding"
+    ESP_BAD_NEXT_HEADER = "esp-bad-next-header"
+    ESP_INNER_MALFORMED = "esp-inner-malformed"
+    ESP_INNER_SELECTOR = "esp-inner-selector"
+    ESP_INNER_ECN = "esp-inner-ecn"  # RFC 6040: congestion experienced on a not-ECT packet
+    # ESP, outbound
+    OUT_MALFORMED = "out-malformed"
+    OUT_NO_POLICY = "out-no-policy"
+    OUT_NO_SA = "out-no-sa"
+    OUT_SA_EXHAUSTED = "out-sa-exhausted"
+    OUT_SEND_FAILED = "out-send-failed"
+    # IKE (RFC 7296)
+    IKE_MALFORMED = "ike-malformed"
+    IKE_VERSION = "ike-version"
+    IKE_UNKNOWN_SPI = "ike-unknown-spi"
+    IKE_NOT_AUTHENTIC = "ike-not-authentic"
+    IKE_UNEXPECTED_MESSAGE_ID = "ike-unexpected-message-id"
+    IKE_UNEXPECTED_EXCHANGE = "ike-unexpected-exchange"
+    IKE_UNKNOWN_PEER = "ike-unknown-peer"
+    IKE_AUTHENTICATION_FAILED = "ike-authentication-failed"
+    IKE_NO_PROPOSAL = "ike-no-proposal"
+    IKE_HALF_OPEN_LIMIT = "ike-half-open-limit"
+    IKE_CRITICAL_PAYLOAD = "ike-critical-payload"
+    # drivers
+    WILD_OVERSIZE = "wild-oversize"
+    TUN_WRITE_FAILED = "tun-write-failed"
+    LOG_OVERFLOW = "log-overflow"
+
+
+class Counters:
+    """How often each reason has struck since the start."""
+
+    def __init__(self) -> None:
+        self._drops: Counter[DropReason] = Counter()
+
+    def drop(self, reason: DropReason) -> None:
+        """Count one drop."""
+        self._drops[reason] += 1
+
+    def value(self, reason: DropReason) -> int:
+        """Return how often reason has struck."""
+        return self._drops[reason]
+
+    def snapshot(self) -> dict[str, int]:
+        """Return every non-zero counter by its public name, in the order of DropReason."""
+        return {reason.value: self._drops[reason] for reason in DropReason if self._drops[reason]}

@@ -1,0 +1,1 @@
+"""Every cryptographic operation, all of it through the cryptography library."""

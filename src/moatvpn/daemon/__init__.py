@@ -1,0 +1,1 @@
+"""moatd: what joins the IKE core, the ESP engine and the drivers."""

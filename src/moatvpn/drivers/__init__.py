@@ -1,0 +1,1 @@
+"""The only sockets, devices and clocks of the package."""

@@ -1,0 +1,1 @@
+"""The customer database and the operators' command line, moat-fleet."""
