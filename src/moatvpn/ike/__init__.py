@@ -1,1 +1,1 @@
-"""The IKEv2 core (RFC 7296), sans-IO: datagrams and the time in, datagrams, events and the next deadline out."""
+"""The IKEv2 core (RFC 7296), sans-IO: datagrams and the time in, datagrams and events out."""

@@ -1,0 +1,230 @@
+"""IKE_AUTH (RFC 7296, 1.2 and 2.15) with Ed25519 raw public keys (RFC 7427, 7670, 8420).
+
+    initiator                                            responder
+    HDR, SK{IDi, CERT, IDr, AUTH, SAi2, TSi, TSr} ---->
+                                            <----  HDR, SK{IDr, CERT, AUTH, SAr2, TSi, TSr}
+
+The key in a CERT payload is never believed: a signature must verify under a key of the
+connection's configuration.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moatvpn.counters import DropReason
+from moatvpn.crypto.sign import ED25519_ALGORITHM, verify
+from moatvpn.errors import MoatError, PeerError
+from moatvpn.esp.child import ChildSa
+from moatvpn.ike import child as negotiation
+from moatvpn.ike.context import Context
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.init import InitSecrets, notifies_of
+from moatvpn.ike.task import Payloads, body_of
+from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
+from moatvpn.wire.ike_payloads import (
+    AUTH_DIGITAL_SIGNATURE,
+    CERT_RAW_PUBLIC_KEY,
+    Notify,
+    NotifyType,
+    encode_auth,
+    encode_fqdn,
+    encode_selectors,
+    parse_auth,
+    parse_fqdn,
+    parse_selectors,
+)
+from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
+
+if TYPE_CHECKING:
+    from moatvpn.ike.connection import Connection
+
+_ALGORITHM = bytes((len(ED25519_ALGORITHM),)) + ED25519_ALGORITHM
+
+
+def _signed_octets(sa: IkeSa, secrets: InitSecrets, by_initiator: bool, identity: bytes) -> bytes:
+    """Return what AUTH signs: one's own first message, the other's nonce, a MAC of one's ID."""
+    if sa.keys is None:
+        raise MoatError("IKE_AUTH before there are keys")
+    message, nonce, key = (
+        (secrets.request, secrets.nonce_r, sa.keys.sk_pi)
+        if by_initiator
+        else (secrets.response, secrets.nonce_i, sa.keys.sk_pr)
+    )
+    return message + nonce + sa.keys.prf.compute(key, identity)
+
+
+def _proof(sa: IkeSa, secrets: InitSecrets, kind: int) -> list[tuple[int, bytes]]:
+    """Return our ID, CERT and AUTH payloads. kind is ID_I or ID_R."""
+    signer = sa.context.signer
+    identity = encode_fqdn(sa.context.identity)
+    octets = _signed_octets(sa, secrets, sa.initiator, identity)
+    auth = encode_auth(AUTH_DIGITAL_SIGNATURE, _ALGORITHM + signer.sign(octets))
+    cert = bytes((CERT_RAW_PUBLIC_KEY,)) + signer.public_key
+    return [(kind, identity), (PayloadType.CERT, cert), (PayloadType.AUTH, auth)]
+
+
+def _authentic(
+    sa: IkeSa,
+    secrets: InitSecrets,
+    keys: Sequence[bytes],
+    identity: bytes,
+    payloads: Sequence[RawPayload],
+) -> bool:
+    """Return whether the peer's AUTH verifies under one of keys."""
+    body = body_of(payloads, PayloadType.AUTH)
+    if body is None:
+        return False
+    method, data = parse_auth(body)
+    if method != AUTH_DIGITAL_SIGNATURE or not data.startswith(_ALGORITHM):
+        return False
+    octets = _signed_octets(sa, secrets, not sa.initiator, identity)
+    signature = data[len(_ALGORITHM) :]
+    return any(verify(key, signature, octets) for key in keys)
+
+
+class AuthTask:
+    """IKE_AUTH as its initiator."""
+
+    exchange = Exchange.IKE_AUTH
+
+    def __init__(self, connection: Connection, sa: IkeSa, secrets: InitSecrets) -> None:
+        self._connection = connection
+        self._sa = sa
+        self._secrets = secrets
+        self._spi = sa.context.new_child_spi()
+
+    def build(self, now: float) -> Payloads:
+        """Return the request's payloads."""
+        config = self._connection.config
+        identity, cert, auth = _proof(self._sa, self._secrets, PayloadType.ID_I)
+        ours, theirs = (
+            negotiation.configured(config.local_selectors),
+            negotiation.configured(config.remote_selectors),
+        )
+        return [
+            identity,
+            cert,
+            (PayloadType.ID_R, encode_fqdn(config.remote_identity)),
+            auth,
+            (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, False))),
+            (PayloadType.TS_I, encode_selectors(ours)),
+            (PayloadType.TS_R, encode_selectors(theirs)),
+            (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
+        ]
+
+    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+        """Verify the responder and bring the connection up."""
+        config = self._connection.config
+        identity = body_of(payloads, PayloadType.ID_R)
+        for notify in notifies_of(payloads):
+            if notify.is_error and identity is None:
+                reason = DropReason.IKE_AUTHENTICATION_FAILED
+                raise PeerError(reason, f"the peer refused with notify {notify.type}")
+        if identity is None or parse_fqdn(identity) != config.remote_identity:
+            raise PeerError(DropReason.IKE_UNKNOWN_PEER, "responder has another identity")
+        if not _authentic(self._sa, self._secrets, config.public_keys(), identity, payloads):
+            raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, "responder's proof")
+        child = self._child(payloads)
+        self._connection.established(self._sa, child, now)
+
+    def _child(self, payloads: Sequence[RawPayload]) -> ChildSa:
+        config = self._connection.config
+        bodies = [
+            body_of(payloads, kind) for kind in (PayloadType.SA, PayloadType.TS_I, PayloadType.TS_R)
+        ]
+        proposals, ts_i, ts_r = bodies
+        if proposals is None or ts_i is None or ts_r is None:
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, "the peer refused the CHILD_SA")
+        choice = negotiation.accept(parse_proposals(proposals), config, False)
+        ours = negotiation.narrow(
+            parse_selectors(ts_i), negotiation.configured(config.local_selectors)
+        )
+        theirs = negotiation.narrow(
+            parse_selectors(ts_r), negotiation.configured(config.remote_selectors)
+        )
+        if not ours or not theirs:
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
+        nonces = (b"", self._secrets.nonce_i, self._secrets.nonce_r)
+        return negotiation.build_child(
+            self._sa, config, choice, self._spi, (ours, theirs), nonces, True
+        )
+
+
+def respond(
+    context: Context, sa: IkeSa, payloads: Sequence[RawPayload], message_id: int, now: float
+) -> None:
+    """Answer IKE_AUTH: verify the initiator, negotiate, bring its connection up."""
+    secrets = context.init_secrets.pop(sa.spi_r, None)
+    if secrets is None:
+        raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_AUTH twice")
+    try:
+        connection = _identify(context, sa, secrets, payloads)
+    except PeerError:
+        _refuse(sa, message_id, NotifyType.AUTHENTICATION_FAILED)
+        raise
+    sa.connection = connection.config.name
+    answer = _proof(sa, secrets, PayloadType.ID_R)
+    try:
+        child, choice = _answer_child(sa, connection, secrets, payloads)
+    except PeerError:
+        # Without its CHILD_SA the IKE SA is of no use to a moat: it starts over by itself.
+        _refuse(sa, message_id, NotifyType.NO_PROPOSAL_CHOSEN)
+        raise
+    proposal = choice.proposal(child.spi_in, with_ke=False)
+    answer += [
+        (PayloadType.SA, encode_proposals([proposal])),
+        (PayloadType.TS_I, encode_selectors(child.remote_ts)),
+        (PayloadType.TS_R, encode_selectors(child.local_ts)),
+    ]
+    sa.respond(Exchange.IKE_AUTH, message_id, answer)
+    connection.established(sa, child, now)
+
+
+def _refuse(sa: IkeSa, message_id: int, kind: NotifyType) -> None:
+    sa.respond(Exchange.IKE_AUTH, message_id, [(PayloadType.NOTIFY, Notify(kind).encode())])
+    sa.close()
+
+
+def _identify(
+    context: Context, sa: IkeSa, secrets: InitSecrets, payloads: Sequence[RawPayload]
+) -> Connection:
+    """Return the connection whose peer has proved that it is there; raise PeerError otherwise."""
+    identity = body_of(payloads, PayloadType.ID_I)
+    wanted = body_of(payloads, PayloadType.ID_R)
+    if identity is None:
+        raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks IDi")
+    if wanted is not None and not hmac.compare_digest(wanted, encode_fqdn(context.identity)):
+        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "it looks for somebody else")
+    name = parse_fqdn(identity)
+    connection = context.by_identity.get(name) if name is not None else None
+    if connection is None:
+        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection for its identity")
+    if not _authentic(sa, secrets, connection.config.public_keys(), identity, payloads):
+        raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, f"proof of {name}")
+    return connection
+
+
+def _answer_child(
+    sa: IkeSa, connection: Connection, secrets: InitSecrets, payloads: Sequence[RawPayload]
+) -> tuple[ChildSa, negotiation.Choice]:
+    bodies = [
+        body_of(payloads, kind) for kind in (PayloadType.SA, PayloadType.TS_I, PayloadType.TS_R)
+    ]
+    proposals, ts_i, ts_r = bodies
+    if proposals is None or ts_i is None or ts_r is None:
+        raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks SA or TS")
+    config = connection.config
+    choice = negotiation.choose(parse_proposals(proposals), config, False)
+    theirs = negotiation.narrow(
+        parse_selectors(ts_i), negotiation.configured(config.remote_selectors)
+    )
+    ours = negotiation.narrow(parse_selectors(ts_r), negotiation.configured(config.local_selectors))
+    if choice is None or not ours or not theirs:
+        raise PeerError(DropReason.IKE_NO_PROPOSAL, "nothing in common for the CHILD_SA")
+    spi = sa.context.new_child_spi()
+    nonces = (b"", secrets.nonce_i, secrets.nonce_r)
+    child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), nonces, False)
+    return child, choice

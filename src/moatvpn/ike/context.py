@@ -1,0 +1,69 @@
+"""What every exchange of one endpoint shares: who we are, randomness, timers, outlets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from moatvpn.counters import Counters
+from moatvpn.crypto.sign import Signer
+from moatvpn.ike.events import IkeEvent, Notice
+from moatvpn.ike.scheduler import Scheduler
+from moatvpn.wire.endpoint import Datagram
+from moatvpn.wire.ike_header import NO_SPI
+
+if TYPE_CHECKING:
+    from moatvpn.ike.connection import Connection
+    from moatvpn.ike.ike_sa import IkeSa
+    from moatvpn.ike.init import InitSecrets
+
+
+class Context:
+    """The endpoint's shared state. Nothing in it belongs to one connection alone."""
+
+    def __init__(
+        self,
+        identity: str,
+        signer: Signer,
+        counters: Counters,
+        random: Callable[[int], bytes],
+        local_address: Callable[[str], str | None],
+    ) -> None:
+        self.identity = identity
+        self.signer = signer
+        self.counters = counters
+        self.random = random
+        self.local_address = local_address
+        self.scheduler = Scheduler()
+        self.outbox: list[Datagram] = []
+        self.events: deque[IkeEvent] = deque()
+        self.connections: dict[str, Connection] = {}
+        self.by_identity: dict[str, Connection] = {}
+        self.ike_sas: dict[bytes, IkeSa] = {}  # by our own SPI
+        self.half_open: dict[tuple[bytes, str, int], IkeSa] = {}  # by the initiator's SPI, address
+        self.init_secrets: dict[bytes, InitSecrets] = {}  # of half-open SAs, by our own SPI
+        self.child_spis: set[int] = set()
+
+    def fraction(self) -> float:
+        """Return a random number from 0 to 1, for jitter."""
+        return int.from_bytes(self.random(4), "big") / (1 << 32)
+
+    def new_ike_spi(self) -> bytes:
+        """Return an SPI that no IKE SA of ours has."""
+        spi = self.random(8)
+        while spi == NO_SPI or spi in self.ike_sas:
+            spi = self.random(8)
+        return spi
+
+    def new_child_spi(self) -> int:
+        """Return and reserve an inbound SPI. Values to 255 are reserved (RFC 4303, 2.1)."""
+        spi = int.from_bytes(self.random(4), "big")
+        while spi <= 255 or spi in self.child_spis:
+            spi = int.from_bytes(self.random(4), "big")
+        self.child_spis.add(spi)
+        return spi
+
+    def notice(self, connection: str | None, level: str, text: str) -> None:
+        """Say something in the log."""
+        self.events.append(Notice(connection, level, text))

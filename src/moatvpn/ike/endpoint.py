@@ -1,0 +1,287 @@
+"""The IKEv2 core as the daemon sees it: datagrams and the time in, datagrams and events out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from moatvpn.config import ConnectionConfig
+from moatvpn.counters import Counters, DropReason
+from moatvpn.crypto.sign import Signer
+from moatvpn.errors import OperatorError, PeerError
+from moatvpn.ike import auth, informational, init, rekey_response
+from moatvpn.ike.connection import Connection, ConnectionStatus
+from moatvpn.ike.context import Context
+from moatvpn.ike.events import IkeEvent
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.state import State
+from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
+from moatvpn.wire.ike_header import (
+    KNOWN_EXCHANGES,
+    KNOWN_PAYLOADS,
+    NO_SPI,
+    Exchange,
+    IkeHeader,
+    PayloadType,
+    RawPayload,
+    parse_header,
+)
+from moatvpn.wire.ike_payloads import Notify, NotifyType
+
+
+class IkeEndpoint:
+    """Every IKE SA of one box (RFC 7296), without a socket or a clock.
+
+    identity is our FQDN; signer holds our key; counters takes the drops; random(n) gives n octets
+    fit for keys; local_address(host) gives the address that we would send from to host, None where
+    there is no way now. now is seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        signer: Signer,
+        counters: Counters,
+        random: Callable[[int], bytes],
+        local_address: Callable[[str], str | None],
+    ) -> None:
+        self._context = Context(identity, signer, counters, random, local_address)
+
+    # Connections
+
+    def add_connection(self, config: ConnectionConfig, now: float) -> None:
+        """Begin to keep a connection up.
+
+        Raises OperatorError where one of that name, or to that identity, is there already.
+        """
+        context = self._context
+        if config.name in context.connections:
+            raise OperatorError(config.name, "is there already", "Use replace")
+        if config.remote_identity in context.by_identity:
+            other = context.by_identity[config.remote_identity].config.name
+            why = f"connection {other} has the identity {config.remote_identity}"
+            raise OperatorError(config.name, why, "Delete that one first")
+        connection = Connection(context, config, now)
+        context.connections[config.name] = connection
+        context.by_identity[config.remote_identity] = connection
+
+    def remove_connection(self, name: str, now: float) -> None:
+        """End a connection and forget it."""
+        connection = self._connection(name)
+        connection.remove(now)
+        del self._context.connections[name]
+        del self._context.by_identity[connection.config.remote_identity]
+
+    def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
+        """Start a rekey now; raise OperatorError where there is nothing to rekey."""
+        connection = self._connection(name)
+        if connection.sa is None:
+            raise OperatorError(name, "is not established", "Try again when it is")
+        if sa == "child":
+            connection.rekey_child(None, now)
+        else:
+            connection.rekey_ike(now)
+
+    def status(self, name: str) -> ConnectionStatus:
+        """Return how a connection is doing."""
+        return self._connection(name).status()
+
+    def _connection(self, name: str) -> Connection:
+        try:
+            return self._context.connections[name]
+        except KeyError:
+            raise OperatorError(
+                name, "is no connection of this box", "See moatctl status"
+            ) from None
+
+    def shutdown(self, now: float) -> None:
+        """End every connection in good order."""
+        for name in list(self._context.connections):
+            self.remove_connection(name, now)
+
+    # What the data plane and the network tell
+
+    def note_inbound(self, name: str, now: float) -> None:
+        """An authentic envelope came in on the connection."""
+        connection = self._context.connections.get(name)
+        if connection is not None:
+            connection.inbound(now)
+
+    def note_outbound(self, name: str, now: float) -> None:
+        """An envelope went out on the connection."""
+        connection = self._context.connections.get(name)
+        if connection is not None:
+            connection.outbound(now)
+
+    def peer_moved(self, name: str, peer: Endpoint, now: float) -> None:
+        """An authentic envelope came from a new address; port 0 keeps the port."""
+        connection = self._context.connections.get(name)
+        if connection is not None:
+            connection.peer_moved(peer)
+
+    def local_address_changed(self, now: float) -> None:
+        """Addresses or routes of this box changed."""
+        for connection in list(self._context.connections.values()):
+            connection.local_address_changed(now)
+
+    # Time, output
+
+    def get_timer(self) -> float | None:
+        """Return when handle_timer wants to be called, or None."""
+        return self._context.scheduler.next()
+
+    def handle_timer(self, now: float) -> None:
+        """Do everything that is due."""
+        self._context.scheduler.run(now)
+
+    def datagrams_to_send(self) -> list[Datagram]:
+        """Return what must be sent, in its order, and forget it."""
+        out, self._context.outbox = self._context.outbox, []
+        return out
+
+    def next_event(self) -> IkeEvent | None:
+        """Return the oldest event that has not been taken yet, or None."""
+        return self._context.events.popleft() if self._context.events else None
+
+    # Input
+
+    def receive_datagram(self, datagram: Datagram, now: float) -> None:
+        """Take one message from outside. Whatever it holds, the worst it can do is be counted."""
+        try:
+            self._receive(datagram, now)
+        except PeerError as error:
+            self._context.counters.drop(error.reason)
+            where = f"from {datagram.remote}: {error}"
+            self._context.notice(None, "debug", f"IKE message dropped, {where}")
+
+    def _receive(self, datagram: Datagram, now: float) -> None:
+        header = parse_header(datagram.data)
+        is_init = header.exchange == Exchange.IKE_SA_INIT
+        if is_init and not header.response:
+            if header.spi_r != NO_SPI:
+                raise PeerError(DropReason.IKE_MALFORMED, "IKE_SA_INIT request with two SPIs")
+            init.respond(self._context, header, datagram, now)
+            return
+        spi, other = (
+            (header.spi_r, header.spi_i) if header.from_initiator else (header.spi_i, header.spi_r)
+        )
+        sa = self._context.ike_sas.get(spi)
+        if sa is None or sa.initiator == header.from_initiator:
+            raise PeerError(DropReason.IKE_UNKNOWN_SPI)
+        if is_init:
+            self._init_response(sa, header, datagram, now)
+            return
+        if other != (sa.spi_r if sa.initiator else sa.spi_i):
+            raise PeerError(DropReason.IKE_UNKNOWN_SPI)
+        payloads = sa.open(header, datagram.data)
+        if header.response:
+            self._response(sa, header, payloads, now)
+        else:
+            self._request(sa, header, payloads, datagram, now)
+
+    def _init_response(self, sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> None:
+        connection = self._context.connections.get(sa.connection or "")
+        attempt = connection.attempt if connection is not None else None
+        if sa.state is not State.INIT_SENT or connection is None or attempt is None:
+            raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT answered twice")
+        if header.message_id or attempt[0] is not sa:
+            raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID)
+        secrets = attempt[1]
+        force_udp = connection.config.encapsulation == "udp"
+        cookie = init.complete(sa, secrets, header, datagram.data)
+        sa.take_response(0)
+        if cookie is not None:
+            secrets.request = init.request_octets(sa, secrets, force_udp, cookie)
+            sa.next_request = 0
+            sa.transmit(secrets.request, None, now)
+            return
+        if sa.nat:
+            # Behind a NAT everything moves to port 4500, on both sides (2.23).
+            sa.local = Endpoint(sa.local.host, NAT_PORT)
+            sa.remote = Endpoint(sa.remote.host, NAT_PORT)
+        sa.move(State.AUTH_SENT)
+        sa.start(auth.AuthTask(connection, sa, secrets), now)
+
+    def _response(
+        self, sa: IkeSa, header: IkeHeader, payloads: list[RawPayload], now: float
+    ) -> None:
+        task = sa.take_response(header.message_id)
+        connection = self._context.connections.get(sa.connection or "")
+        if connection is not None:
+            connection.inbound(now)
+        if task is None:
+            return
+        try:
+            task.complete(payloads, now)
+        except PeerError as error:
+            if connection is not None:
+                self._context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
+                connection.sa_failed(sa, str(error), now)
+            raise
+        sa.continue_queue(now)
+
+    def _request(
+        self,
+        sa: IkeSa,
+        header: IkeHeader,
+        payloads: list[RawPayload],
+        datagram: Datagram,
+        now: float,
+    ) -> None:
+        if header.message_id == sa.expected_request - 1 and sa.cached_response is not None:
+            # A retransmission: the same answer, to where it asked from (2.1).
+            response = Datagram(sa.cached_response, datagram.local, datagram.remote)
+            self._context.outbox.append(response)
+            return
+        if header.message_id != sa.expected_request:
+            raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"request {header.message_id}")
+        sa.expected_request += 1
+        self._follow(sa, datagram)
+        unknown = next((p for p in payloads if p.critical and p.type not in KNOWN_PAYLOADS), None)
+        if unknown is not None:
+            kind = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
+            self._refuse(sa, header, Notify(kind, bytes((unknown.type,))))
+            raise PeerError(DropReason.IKE_CRITICAL_PAYLOAD, f"payload {unknown.type}")
+        self._dispatch(sa, header, payloads, now)
+
+    def _follow(self, sa: IkeSa, datagram: Datagram) -> None:
+        """Answer to where an authentic, new request came from, and move the connection there."""
+        sa.local = datagram.local
+        connection = self._context.connections.get(sa.connection or "")
+        if connection is not None and connection.sa is sa:
+            connection.peer_moved(datagram.remote)
+        elif datagram.remote != sa.remote:
+            sa.forget_half_open()
+            sa.remote = datagram.remote
+
+    def _dispatch(
+        self, sa: IkeSa, header: IkeHeader, payloads: list[RawPayload], now: float
+    ) -> None:
+        message_id = header.message_id
+        if header.exchange == Exchange.IKE_AUTH and sa.state is State.HALF_OPEN:
+            auth.respond(self._context, sa, payloads, message_id, now)
+            return
+        connection = self._context.connections.get(sa.connection or "")
+        known = (Exchange.INFORMATIONAL, Exchange.CREATE_CHILD_SA)
+        if connection is None or header.exchange not in known or sa.state is State.HALF_OPEN:
+            self._refuse(sa, header, Notify(NotifyType.INVALID_SYNTAX))
+            raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, f"exchange {header.exchange}")
+        connection.inbound(now)
+        respond = (
+            informational.respond
+            if header.exchange == Exchange.INFORMATIONAL
+            else rekey_response.respond
+        )
+        try:
+            respond(connection, sa, payloads, message_id, now)
+        except PeerError:
+            self._refuse(sa, header, Notify(NotifyType.INVALID_SYNTAX))
+            raise
+
+    @staticmethod
+    def _refuse(sa: IkeSa, header: IkeHeader, notify: Notify) -> None:
+        """Answer an authentic request that makes no sense: its sender need not repeat it."""
+        if header.exchange not in KNOWN_EXCHANGES or sa.state is State.HALF_OPEN:
+            return
+        body = [(PayloadType.NOTIFY, notify.encode())]
+        sa.respond(Exchange(header.exchange), header.message_id, body)

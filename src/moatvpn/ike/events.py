@@ -1,0 +1,78 @@
+"""What the IKE core tells the daemon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moatvpn.esp.child import ChildSa
+from moatvpn.wire.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class IkeUp:
+    """An IKE SA is established and both sides are authenticated."""
+
+    connection: str
+    peer: Endpoint
+    initiator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IkeDown:
+    """The connection has no IKE SA any more."""
+
+    connection: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class IkeRekeyed:
+    """The IKE SA has been replaced by a new one; its CHILD_SAs live on."""
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildUp:
+    """A CHILD_SA to install. replaces is the inbound SPI of the one it is the rekey of."""
+
+    child: ChildSa
+    peer: Endpoint
+    replaces: int | None
+    activate_outbound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChildActivate:
+    """Send on this CHILD_SA from now on: the peer has shown that it has it (RFC 7296, 2.8)."""
+
+    connection: str
+    spi_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDown:
+    """A CHILD_SA to remove from the data plane."""
+
+    connection: str
+    spi_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """An authenticated message came from a new address of the peer."""
+
+    connection: str
+    peer: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A line for the log. level is one of config.LOG_LEVELS."""
+
+    connection: str | None
+    level: str
+    text: str
+
+
+IkeEvent = IkeUp | IkeDown | IkeRekeyed | ChildUp | ChildActivate | ChildDown | PeerMoved | Notice

@@ -1,0 +1,262 @@
+"""One IKE SA: its state, keys, message IDs, and the request that waits for its response."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from moatvpn.counters import DropReason
+from moatvpn.crypto.ike_aead import OVERHEAD, OpeningKey, SealingKey
+from moatvpn.crypto.keymat import IkeKeys
+from moatvpn.errors import MoatError, PeerError
+from moatvpn.esp.child import ChildSa
+from moatvpn.ike.context import Context
+from moatvpn.ike.scheduler import Deadline
+from moatvpn.ike.state import TRANSITIONS, State
+from moatvpn.ike.task import Payloads, Task
+from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.ike_header import (
+    GENERIC_LENGTH,
+    HEADER_LENGTH,
+    NO_SPI,
+    Exchange,
+    IkeHeader,
+    PayloadType,
+    RawPayload,
+    encode_chain,
+    parse_chain,
+)
+
+# Seconds from one sending of a request to the next; after the last the peer counts as dead.
+RETRANSMIT_AFTER = (0.5, 1.0, 2.0, 4.0)
+_JITTER = 0.1
+
+
+@dataclass(slots=True)
+class ChildRecord:
+    """A CHILD_SA of an IKE SA. successor is the inbound SPI of its rekey, once there is one."""
+
+    child: ChildSa
+    rekey_at: Deadline | None = None
+    successor: int | None = None
+    rekeying: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    """The request in flight: the same octets go out each time (RFC 7296, 2.1)."""
+
+    message_id: int
+    data: bytes
+    task: Task | None
+    sent: int = 0
+    deadline: Deadline | None = None
+
+
+@dataclass(slots=True, eq=False)
+class IkeSa:
+    """An IKE SA. initiator says whether we are its original initiator."""
+
+    context: Context
+    initiator: bool
+    state: State
+    spi_i: bytes
+    spi_r: bytes
+    local: Endpoint
+    remote: Endpoint
+    connection: str | None = None
+    nat: bool = False
+    keys: IkeKeys | None = None
+    children: dict[int, ChildRecord] = field(default_factory=dict)
+    established_at: float = 0.0
+    rekey_at: Deadline | None = None
+    expires: Deadline | None = None
+    rekeying: bool = False
+    next_request: int = 0
+    expected_request: int = 0
+    cached_response: bytes | None = None
+    queue: deque[Task] = field(default_factory=deque)
+    pending: _Pending | None = None
+    on_dead: str = "the peer does not answer"
+    _seal: SealingKey | None = None
+    _open: OpeningKey | None = None
+
+    @property
+    def our_spi(self) -> bytes:
+        """Return the SPI that we chose."""
+        return self.spi_i if self.initiator else self.spi_r
+
+    def move(self, state: State) -> None:
+        """Change the state along TRANSITIONS; anything else is a mistake of ours."""
+        if state not in TRANSITIONS[self.state]:
+            raise MoatError(f"IKE SA cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+    def set_keys(self, keys: IkeKeys) -> None:
+        """Take the keys that protect everything from now on."""
+        self.keys = keys
+        ours, theirs = (keys.sk_ei, keys.sk_er) if self.initiator else (keys.sk_er, keys.sk_ei)
+        self._seal, self._open = SealingKey(ours), OpeningKey(theirs)
+
+    def child_by_peer_spi(self, spi_out: int) -> ChildRecord | None:
+        """Return the CHILD_SA whose outbound SPI is spi_out."""
+        return next((r for r in self.children.values() if r.child.spi_out == spi_out), None)
+
+    def seal(self, exchange: Exchange, message_id: int, response: bool, body: Payloads) -> bytes:
+        """Return a whole protected message (RFC 7296, 3.14; RFC 5282, 5)."""
+        if self._seal is None:
+            raise MoatError("IKE SA has no keys yet")
+        first, inner = encode_chain(body)
+        inner += b"\0"  # pad length: GCM needs no padding
+        sk_length = GENERIC_LENGTH + len(inner) + OVERHEAD
+        head = self._header(
+            PayloadType.SK, exchange, message_id, response, HEADER_LENGTH + sk_length
+        )
+        associated = head + bytes((first, 0)) + sk_length.to_bytes(2, "big")
+        return associated + self._seal.seal(inner, associated)
+
+    def _header(
+        self, first: int, exchange: Exchange, message_id: int, response: bool, length: int
+    ) -> bytes:
+        return IkeHeader(
+            self.spi_i, self.spi_r, first, exchange, self.initiator, response, message_id, length
+        ).encode()
+
+    def plain(self, exchange: Exchange, response: bool, body: Payloads) -> bytes:
+        """Return a whole message in clear: IKE_SA_INIT only."""
+        first, chain = encode_chain(body)
+        return self._header(first, exchange, 0, response, HEADER_LENGTH + len(chain)) + chain
+
+    def open(self, header: IkeHeader, data: bytes) -> list[RawPayload]:
+        """Return the payloads inside the SK payload of data; raise PeerError otherwise."""
+        if self._open is None:
+            raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "no keys yet")
+        if header.next_payload != PayloadType.SK:
+            raise PeerError(DropReason.IKE_MALFORMED, "first payload is not SK")
+        outer = parse_chain(header.next_payload, data[HEADER_LENGTH:])
+        start = HEADER_LENGTH + GENERIC_LENGTH
+        inner = self._open.open(outer[0].body, data[:start])
+        padding = inner[-1]
+        if padding + 1 > len(inner):
+            raise PeerError(DropReason.IKE_MALFORMED, "padding longer than the payload")
+        return parse_chain(data[HEADER_LENGTH], inner[: len(inner) - 1 - padding])
+
+    def start(self, task: Task, now: float) -> None:
+        """Begin an exchange, or queue it behind the one in flight (window of 1)."""
+        self.queue.append(task)
+        self._next_task(now)
+
+    def _next_task(self, now: float) -> None:
+        while self.pending is None and self.queue and self.state is not State.CLOSED:
+            task = self.queue.popleft()
+            body = task.build(now)
+            if body is None:
+                continue
+            data = self.seal(task.exchange, self.next_request, False, body)
+            self.transmit(data, task, now)
+
+    def transmit(self, data: bytes, task: Task | None, now: float) -> None:
+        """Send data as the next request, and again until its response comes."""
+        self.pending = _Pending(self.next_request, data, task)
+        self.next_request += 1
+        self._send_pending(now)
+
+    def _send_pending(self, now: float) -> None:
+        pending = self.pending
+        if pending is None or self.state is State.CLOSED:
+            return
+        if pending.sent == len(RETRANSMIT_AFTER):
+            self.pending = None
+            self.dead(now)
+            return
+        self.send(pending.data)
+        delay = RETRANSMIT_AFTER[pending.sent] * (1 + _JITTER * self.context.fraction())
+        pending.sent += 1
+        pending.deadline = self.context.scheduler.at(now + delay, self._send_pending)
+
+    def resend(self, now: float) -> bool:
+        """Send the request in flight again at once and start its schedule over."""
+        if self.pending is None:
+            return False
+        if self.pending.deadline is not None:
+            self.pending.deadline.cancel()
+        self.pending.sent = 0
+        self._send_pending(now)
+        return True
+
+    def dead(self, now: float) -> None:
+        """Tell the connection that the peer is gone."""
+        connection = self.context.connections.get(self.connection or "")
+        if connection is None:
+            self.close()
+        else:
+            connection.sa_failed(self, self.on_dead, now)
+
+    def send(self, data: bytes) -> None:
+        """Put one message in the outbox."""
+        self.context.outbox.append(Datagram(data, self.local, self.remote))
+
+    def take_response(self, message_id: int) -> Task | None:
+        """Return the task that a response to message_id completes, which is then in flight no more.
+
+        Raises PeerError where nothing waits for it.
+        """
+        if self.pending is None or self.pending.message_id != message_id:
+            raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"response {message_id}")
+        if self.pending.deadline is not None:
+            self.pending.deadline.cancel()
+        task, self.pending = self.pending.task, None
+        return task
+
+    def continue_queue(self, now: float) -> None:
+        """Start the next queued exchange, if none is in flight."""
+        self._next_task(now)
+
+    def respond(self, exchange: Exchange, message_id: int, body: Payloads) -> None:
+        """Send a protected response and keep it for retransmitted requests."""
+        self.cached_response = self.seal(exchange, message_id, True, body)
+        self.send(self.cached_response)
+
+    def close(self) -> None:
+        """Forget everything: timers, request in flight, entry in the tables."""
+        if self.state is not State.CLOSED:
+            self.move(State.CLOSED)
+        timers: Sequence[Deadline | None] = (
+            self.rekey_at,
+            self.expires,
+            self.pending.deadline if self.pending else None,
+            *(record.rekey_at for record in self.children.values()),
+        )
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
+        self.pending = None
+        self.queue.clear()
+        self.context.ike_sas.pop(self.our_spi, None)
+        if not self.initiator:
+            self.forget_half_open()
+
+    def forget_half_open(self) -> None:
+        """Take the SA out of the list of those that have not authenticated yet."""
+        key = (self.spi_i, self.remote.host, self.remote.port)
+        if self.context.half_open.get(key) is self:
+            del self.context.half_open[key]
+
+
+def new_sa(
+    context: Context, initiator: bool, state: State, spi_i: bytes, local: Endpoint, remote: Endpoint
+) -> IkeSa:
+    """Return a new IKE SA, entered under our SPI. spi_i is that of the initiator's side."""
+    own = context.new_ike_spi()
+    sa = IkeSa(
+        context,
+        initiator,
+        state,
+        own if initiator else spi_i,
+        NO_SPI if initiator else own,
+        local,
+        remote,
+    )
+    context.ike_sas[own] = sa
+    return sa

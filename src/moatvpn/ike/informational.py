@@ -1,0 +1,108 @@
+"""INFORMATIONAL (RFC 7296, 1.4): liveness checks and deletes, both roles.
+
+HDR, SK{[D]} ------------>
+             <------------  HDR, SK{[D]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.task import Payloads
+from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
+from moatvpn.wire.ike_payloads import Delete, parse_delete
+from moatvpn.wire.ike_proposal import Protocol
+
+if TYPE_CHECKING:
+    from moatvpn.ike.connection import Connection
+
+
+class LivenessTask:
+    """An empty request; any response proves that the peer lives (2.4)."""
+
+    exchange = Exchange.INFORMATIONAL
+
+    def build(self, now: float) -> Payloads:
+        """Return no payloads."""
+        return []
+
+    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+        """Do nothing: the response itself was the point."""
+
+
+class DeleteTask:
+    """Delete one CHILD_SA of ours."""
+
+    exchange = Exchange.INFORMATIONAL
+
+    def __init__(self, connection: Connection, sa: IkeSa, spi_in: int) -> None:
+        self._connection = connection
+        self._sa = sa
+        self._spi_in = spi_in
+
+    def build(self, now: float) -> Payloads | None:
+        """Return the Delete, or None where the CHILD_SA is gone already."""
+        if self._spi_in not in self._sa.children:
+            return None
+        delete = Delete(Protocol.ESP, (self._spi_in.to_bytes(4, "big"),))
+        return [(PayloadType.DELETE, delete.encode())]
+
+    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+        """Let the CHILD_SA go."""
+        record = self._sa.children.get(self._spi_in)
+        if record is not None:
+            self._connection.child_deleted(self._sa, record, now)
+
+    @staticmethod
+    def farewell(sa: IkeSa) -> bytes:
+        """Return a Delete of the whole IKE SA, to be sent once without waiting for an answer."""
+        body = [(PayloadType.DELETE, Delete(Protocol.IKE).encode())]
+        return sa.seal(Exchange.INFORMATIONAL, sa.next_request, False, body)
+
+
+class DeleteIkeTask:
+    """Delete an IKE SA that a rekey has replaced."""
+
+    exchange = Exchange.INFORMATIONAL
+
+    def __init__(self, sa: IkeSa) -> None:
+        self._sa = sa
+
+    def build(self, now: float) -> Payloads:
+        """Return the Delete."""
+        return [(PayloadType.DELETE, Delete(Protocol.IKE).encode())]
+
+    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+        """Forget the IKE SA."""
+        self._sa.close()
+
+
+def respond(
+    connection: Connection,
+    sa: IkeSa,
+    payloads: Sequence[RawPayload],
+    message_id: int,
+    now: float,
+) -> None:
+    """Answer a liveness check or a Delete."""
+    deletes = [parse_delete(p.body) for p in payloads if p.type == PayloadType.DELETE]
+    if any(delete.protocol == Protocol.IKE for delete in deletes):
+        sa.respond(Exchange.INFORMATIONAL, message_id, [])
+        connection.sa_failed(sa, "the peer deleted the IKE SA", now)
+        return
+    gone = [
+        record
+        for delete in deletes
+        if delete.protocol == Protocol.ESP
+        for spi in delete.spis
+        if (record := sa.child_by_peer_spi(int.from_bytes(spi, "big"))) is not None
+    ]
+    answer: list[tuple[int, bytes]] = []
+    if gone:
+        ours = tuple(record.child.spi_in.to_bytes(4, "big") for record in gone)
+        answer.append((PayloadType.DELETE, Delete(Protocol.ESP, ours).encode()))
+    sa.respond(Exchange.INFORMATIONAL, message_id, answer)
+    for record in gone:
+        connection.child_deleted(sa, record, now)
