@@ -161,7 +161,9 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         try:
             public_key_from_text(key)
         except ValueError as error:
-            raise get.error("remote_public_keys", str(error), "Copy it from moat_identity") from error
+            raise get.error(
+                "remote_public_keys", str(error), "Copy it from moat_identity"
+            ) from error
     address = record.get("remote_address")
     if address is not None:
         try:

@@ -42,6 +42,7 @@ class DropReason(Enum):
     IKE_CRITICAL_PAYLOAD = "ike-critical-payload"
     # drivers
     WILD_OVERSIZE = "wild-oversize"
+    WILD_MALFORMED = "wild-malformed"
     TUN_WRITE_FAILED = "tun-write-failed"
     LOG_OVERFLOW = "log-overflow"
 

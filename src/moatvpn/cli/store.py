@@ -1,0 +1,103 @@
+"""The directory of connections that moatd reads at its start: one NAME.json each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from moatvpn.config import (
+    ConnectionConfig,
+    connection_from_dict,
+    connection_to_dict,
+    load_json,
+)
+from moatvpn.errors import ConfigError, OperatorError
+
+_MODE = 0o644  # moatd's user reads the files, which hold nothing secret
+
+
+class Store:
+    """One directory of connections. Changes are prepared, and take effect whole or not at all."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def path(self, name: str) -> Path:
+        """Return where the connection of that name is, or would be.
+
+        Raises ConfigError for what is no plain name, which would lead out of the directory.
+        """
+        if not name or name.startswith(".") or "/" in name:
+            raise ConfigError(f"connection {name!r}", "is not a name", "Give a connection's name")
+        return self._directory / f"{name}.json"
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a file for that name, sound or not."""
+        return self.path(name).exists()
+
+    def holds(self, config: ConnectionConfig) -> bool:
+        """Return whether config is here already, as it is."""
+        path = self.path(config.name)
+        try:
+            return connection_from_dict(load_json(path), str(path)) == config
+        except ConfigError:
+            return False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other moatctls from changing the directory meanwhile.
+
+        Raises OperatorError where the directory cannot be opened, and for whatever else the
+        system refuses within the block.
+        """
+        fd = -1
+        try:
+            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+            os.fsync(fd)
+        except OSError as error:
+            raise OperatorError(
+                f"connections in {self._directory}",
+                f"cannot be changed ({error.strerror})",
+                "Run as root, or name another directory with --connections",
+            ) from error
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    @contextmanager
+    def writing(self, config: ConnectionConfig) -> Iterator[None]:
+        """Write config's file; it takes effect only once the block has ended well."""
+        temporary = self._directory / f".{config.name}.new"
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+            with open(fd, "w", encoding="utf-8") as file:
+                os.fchmod(fd, _MODE)
+                json.dump(connection_to_dict(config), file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(fd)
+            yield
+            temporary.replace(self.path(config.name))
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    @contextmanager
+    def removing(self, name: str) -> Iterator[None]:
+        """Remove a connection's file; it is back where the block has not ended well."""
+        aside = self._directory / f".{name}.old"
+        path = self.path(name)
+        path.rename(aside)
+        try:
+            yield
+        except BaseException:
+            aside.rename(path)
+            raise
+        aside.unlink()

@@ -1,0 +1,79 @@
+"""Plain text for people: tables, lengths of time, amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_HEADINGS = ("NAME", "STATE", "PEER", "VIA", "UP FOR", "IN", "OUT", "REKEY IN")
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under headings, in columns of two spaces' distance."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (headings, *rows)
+    )
+    return "\n".join(lines)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a length of time in its two largest units: 5s, 3m20s, 2h05m, 9d03h."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    for unit, size, lower, part in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "m", 60),
+        ("m", 60, "s", 1),
+    ):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part:02d}{lower}"
+    return f"{whole}s"
+
+
+def amount(octets: int) -> str:
+    """Return a number of octets with a decimal unit: 999 B, 1.2 kB, 34.5 GB."""
+    value = float(octets)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def status_text(status: dict[str, Any]) -> str:
+    """Return a table of the connections, and one of the drops where there are any."""
+    rows = [_connection(row) for row in status["connections"]]
+    parts = [table(_HEADINGS, rows) if rows else "no connections"]
+    drops = status.get("drops")
+    if drops:
+        counts = [(reason, str(count)) for reason, count in drops.items()]
+        parts.append(table(("DROPPED BECAUSE", "PACKETS"), counts))
+    return "\n\n".join(parts)
+
+
+def detail_text(record: dict[str, Any], indent: str = "") -> str:
+    """Return every field of a JSON object on a line of its own."""
+    lines = []
+    for key, value in record.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", detail_text(value, indent + "  ")]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{indent}{key}: {'-' if text is None else text}")
+    return "\n".join(lines)
+
+
+def _connection(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["name"],
+        row["state"],
+        row["peer"] or "-",
+        row["encapsulation"] or "-",
+        duration(row["established_for"]),
+        f"{row['packets_in']} / {amount(row['bytes_in'])}",
+        f"{row['packets_out']} / {amount(row['bytes_out'])}",
+        duration(row["child_rekey_in"]),
+    )

@@ -1,0 +1,74 @@
+"""The connections that a daemon has, and what two of them must not share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import AddressValueError, IPv4Address
+
+from moatvpn.config import ConnectionConfig
+from moatvpn.errors import ConfigError, OperatorError
+
+
+class Connections:
+    """The configured connections by name. Checking one costs the same however many there are."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, ConnectionConfig] = {}
+        # Who owns an identity or a network: a second owner would get the first one's traffic.
+        self._owners: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[ConnectionConfig]:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> ConnectionConfig | None:
+        """Return the connection of that name, None where there is none."""
+        return self._by_name.get(name)
+
+    def expect(self, name: str) -> ConnectionConfig:
+        """Return the connection of that name; raise OperatorError where there is none."""
+        config = self._by_name.get(name)
+        if config is None:
+            raise OperatorError(
+                f"connection {name}", "is not known", "See `moatctl status` for those that are"
+            )
+        return config
+
+    def check(self, config: ConnectionConfig) -> None:
+        """Raise ConfigError where config cannot stand beside the others of another name."""
+        where = f"connection {config.name}"
+        if config.remote_address is not None:
+            try:
+                IPv4Address(str(config.remote_address))
+            except AddressValueError as error:
+                raise ConfigError(
+                    f"{where}: remote_address", str(error), "The wild side speaks IPv4: give that"
+                ) from error
+        for claim in _claims(config):
+            owner = self._owners.get(claim, config.name)
+            if owner != config.name:
+                raise ConfigError(
+                    where, f"{claim} belongs to connection {owner}", "Change the one or the other"
+                )
+
+    def put(self, config: ConnectionConfig) -> None:
+        """Take config in, in place of what has its name. check it before."""
+        self.remove(config.name)
+        self._by_name[config.name] = config
+        for claim in _claims(config):
+            self._owners[claim] = config.name
+
+    def remove(self, name: str) -> None:
+        """Forget the connection of that name, if there is one."""
+        config = self._by_name.pop(name, None)
+        if config is not None:
+            for claim in _claims(config):
+                self._owners.pop(claim, None)
+
+
+def _claims(config: ConnectionConfig) -> list[str]:
+    """Return what config wants for itself alone."""
+    networks = [f"remote network {network}" for network in config.remote_selectors]
+    return [f"remote identity {config.remote_identity}", *networks]

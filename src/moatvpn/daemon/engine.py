@@ -1,0 +1,221 @@
+"""The engine: joins the IKE core and the ESP processor. It does no input or output itself.
+
+Packets and messages go in with the time, and what is to be sent comes out; a driver loop
+(forwarder.py) moves them. Calls on the path of every packet are kept few: what IKE wants to know
+about traffic it is told at most twice a second and connection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from moatvpn.config import ConnectionConfig
+from moatvpn.counters import Counters
+from moatvpn.daemon.connections import Connections
+from moatvpn.daemon.log import LogCall
+from moatvpn.daemon.status import connection_detail, connection_row
+from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.esp.processor import Envelope, EspProcessor
+from moatvpn.ike.endpoint import IkeEndpoint
+from moatvpn.ike.events import (
+    ChildActivate,
+    ChildDown,
+    ChildUp,
+    IkeDown,
+    IkeEvent,
+    IkeRekeyed,
+    IkeUp,
+    Notice,
+    PeerMoved,
+)
+from moatvpn.wire.endpoint import Datagram, Endpoint
+
+_NOTE_EVERY = 0.5  # seconds
+
+
+class Engine:
+    """One daemon's connections, their keys and their traffic. Times are the daemon's clock's."""
+
+    def __init__(
+        self, ike: IkeEndpoint, esp: EspProcessor, counters: Counters, log: LogCall
+    ) -> None:
+        self._ike = ike
+        self._esp = esp
+        self._counters = counters
+        self._log = log
+        self._connections = Connections()
+        self._outbox: list[Datagram] = []
+        # When IKE is next to be told of traffic, by connection.
+        self._note_in: dict[str, float] = {}
+        self._note_out: dict[str, float] = {}
+
+    # Traffic
+
+    def from_tun(self, packet: bytes, now: float) -> Envelope | None:
+        """Return the envelope of a raw packet of ours, None where it was dropped (and counted)."""
+        envelope = self._esp.encapsulate(packet)
+        if envelope is not None and now >= self._note_out.get(envelope.connection, now):
+            self._sent(envelope.connection, now)
+        return envelope
+
+    def from_esp(self, data: bytes, source: Endpoint, tos: int, now: float) -> bytes | None:
+        """Return the raw packet that an ESP packet held, None where it was dropped (and counted).
+
+        source has port 0 where the packet came as IP protocol 50; tos is the outer header's octet.
+        """
+        raw = self._esp.decapsulate(data, source, tos)
+        if raw is None:
+            return None
+        name = raw.connection
+        if raw.moved:
+            self._esp.set_peer(name, source)
+            self._ike.peer_moved(name, source, now)
+            self._settle()
+        if now >= self._note_in.get(name, now):
+            self._note_in[name] = now + _NOTE_EVERY
+            self._ike.note_inbound(name, now)
+            self._settle()
+        return raw.data
+
+    def from_ike(self, datagram: Datagram, now: float) -> None:
+        """Take one IKE message in. Hostile ones are counted and dropped."""
+        self._ike.receive_datagram(datagram, now)
+        self._settle()
+
+    def datagrams_to_send(self) -> list[Datagram]:
+        """Return, once, the IKE messages that are to be sent now."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def get_timer(self) -> float | None:
+        """Return when handle_timer is due, None where it is not."""
+        return self._ike.get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        self._ike.handle_timer(now)
+        self._settle()
+
+    def local_address_changed(self, now: float) -> None:
+        """Take in that this machine's own addresses or links have changed."""
+        self._ike.local_address_changed(now)
+        self._settle()
+
+    def shutdown(self, now: float) -> None:
+        """Tell every peer that its SAs end. Afterwards nothing is carried."""
+        self._ike.shutdown(now)
+        self._settle()
+        for config in self._connections:
+            self._esp.remove_connection(config.name)
+
+    # Connections
+
+    def add(self, config: ConnectionConfig, now: float) -> None:
+        """Add a connection; raise OperatorError where it cannot stand beside the others."""
+        if self._connections.get(config.name) is not None:
+            raise ConfigError(
+                f"connection {config.name}", "is there already", "Use `moatctl replace`"
+            )
+        self.replace(config, now)
+
+    def replace(self, config: ConnectionConfig, now: float) -> bool:
+        """Put config in place of the connection of its name, if there is one; touch no other.
+
+        Returns False where that one equals config, and is left as it is. Raises ConfigError,
+        with nothing changed, where config cannot stand beside the others.
+        """
+        present = self._connections.get(config.name)
+        if present == config:
+            return False
+        self._connections.check(config)
+        if present is not None:
+            self._remove(config.name, now)
+        self._connections.put(config)
+        self._ike.add_connection(config, now)
+        self._settle()
+        return True
+
+    def delete(self, name: str, now: float) -> bool:
+        """Take the connection of that name down and forget it; return whether there was one."""
+        if self._connections.get(name) is None:
+            return False
+        self._remove(name, now)
+        return True
+
+    def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
+        """Start the rekey of an SA; raise OperatorError where there is none to rekey."""
+        self._connections.expect(name)
+        self._ike.rekey(name, sa, now)
+        self._settle()
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Return every connection's row and the counters of drops, as a JSON object."""
+        return {
+            "connections": [self._row(config, now) for config in self._connections],
+            "drops": self._counters.snapshot(),
+        }
+
+    def show(self, name: str, now: float) -> dict[str, Any]:
+        """Return one connection's row and settings; raise OperatorError where there is none."""
+        config = self._connections.expect(name)
+        return connection_detail(config, self._row(config, now))
+
+    # Within
+
+    def _row(self, config: ConnectionConfig, now: float) -> dict[str, Any]:
+        name = config.name
+        return connection_row(config, self._ike.status(name), self._esp.statistics(name), now)
+
+    def _remove(self, name: str, now: float) -> None:
+        self._ike.remove_connection(name, now)
+        self._settle()
+        self._esp.remove_connection(name)
+        self._connections.remove(name)
+        self._note_in.pop(name, None)
+        self._note_out.pop(name, None)
+
+    def _sent(self, name: str, now: float) -> None:
+        """Tell IKE of traffic that left, and start the rekeys that the traffic makes due."""
+        self._note_out[name] = now + _NOTE_EVERY
+        self._ike.note_outbound(name, now)
+        for worn in self._esp.rekeys_wanted():
+            try:
+                self._ike.rekey(worn, "child", now)
+            except OperatorError as error:
+                self._log("warning", f"no rekey of a worn SA: {error}", worn)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Take what the IKE core has to tell: first what the data plane needs, then messages."""
+        while (event := self._ike.next_event()) is not None:
+            self._apply(event)
+        self._outbox += self._ike.datagrams_to_send()
+
+    def _apply(self, event: IkeEvent) -> None:
+        match event:
+            case ChildUp(child, peer, replaces, activate_outbound):
+                self._esp.install(child, peer, activate_outbound=activate_outbound)
+                how = "up" if replaces is None else f"up in place of {replaces:#010x}"
+                way = "UDP" if child.udp else "protocol 50"
+                self._log(
+                    "info",
+                    f"CHILD_SA {child.spi_in:#010x} {how}: {child.suite.value}, {way}, {peer}",
+                    child.connection,
+                )
+            case ChildActivate(connection, spi_in):
+                self._esp.activate(spi_in)
+            case ChildDown(connection, spi_in):
+                self._esp.remove(spi_in)
+                self._log("info", f"CHILD_SA {spi_in:#010x} down", connection)
+            case PeerMoved(connection, peer):
+                self._esp.set_peer(connection, peer)
+                self._log("info", f"peer is at {peer} now", connection)
+            case IkeUp(connection, peer, initiator):
+                role = "initiator" if initiator else "responder"
+                self._log("info", f"IKE SA up as {role}, peer {peer}", connection)
+            case IkeDown(connection, reason):
+                self._log("warning", f"IKE SA down: {reason}", connection)
+            case IkeRekeyed(connection):
+                self._log("info", "IKE SA rekeyed", connection)
+            case Notice(connection_or_none, level, text):
+                self._log(level, text, connection_or_none)

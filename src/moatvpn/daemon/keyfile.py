@@ -1,0 +1,77 @@
+"""The file of a box's private key. The key never leaves it but into the daemon's memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
+from moatvpn.errors import OperatorError
+
+_LONGEST = 64 << 10
+
+
+def read_signer(path: Path) -> Signer:
+    """Return the key in the file at path.
+
+    Raises OperatorError where the file cannot be read, is open to group or others, or holds no
+    Ed25519 private key.
+    """
+    what = f"private key {path}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        remedy = f"Make one with `moatctl identity create --private-key {path}`"
+        raise OperatorError(what, f"cannot be read ({error.strerror})", remedy) from error
+    with open(fd, "rb") as file:
+        # The open file is asked, not the path, which might become another file meanwhile.
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            why = f"has mode {mode:04o}, which lets others have it"
+            raise OperatorError(what, why, "chmod 0600 it; make a new key if it was read")
+        pem = file.read(_LONGEST)
+    try:
+        return load_private_key(pem)
+    except OperatorError as error:
+        raise OperatorError(what, error.why, error.remedy) from error
+
+
+def create_key_file(path: Path) -> bool:
+    """Make a new private key in a file at path, mode 0600; return False where a file is there.
+
+    The file appears whole or not at all, and one that is there is never written over. Raises
+    OperatorError where it cannot be made.
+    """
+    if path.exists():
+        return False
+    try:
+        # mkstemp makes a file that is new, with mode 0600 from its first moment.
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(fd, "wb") as file:
+                file.write(generate_private_key())
+                file.flush()
+                os.fsync(fd)
+            os.link(temporary, path)  # unlike rename, this fails where path has appeared
+        finally:
+            os.unlink(temporary)
+        _sync_directory(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise OperatorError(
+            f"private key {path}",
+            f"cannot be made ({error.strerror})",
+            "Make its directory, and run as its owner",
+        ) from error
+    return True
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

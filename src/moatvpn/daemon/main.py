@@ -1,0 +1,177 @@
+"""moatd: reads its settings, opens its devices, and runs the loop until it is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from moatvpn.config import (
+    ConnectionConfig,
+    DaemonConfig,
+    connection_from_dict,
+    daemon_from_dict,
+    load_json,
+)
+from moatvpn.counters import Counters
+from moatvpn.daemon.commands import Commands
+from moatvpn.daemon.control import ControlServer, Peer
+from moatvpn.daemon.engine import Engine
+from moatvpn.daemon.forwarder import Forwarder
+from moatvpn.daemon.keyfile import read_signer
+from moatvpn.daemon.log import Log, default_sink
+from moatvpn.daemon.notify import Notifier
+from moatvpn.drivers.clock import monotonic
+from moatvpn.drivers.loop import Loop
+from moatvpn.drivers.netlink import AddressMonitor, Debounce
+from moatvpn.drivers.raw import RawEspSocket
+from moatvpn.drivers.tun import TunDevice
+from moatvpn.drivers.udp import UdpPort, local_address_towards
+from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.esp.processor import EspProcessor
+from moatvpn.ike.endpoint import IkeEndpoint
+from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
+
+
+def connection_files(directory: Path) -> list[Path]:
+    """Return the connections' files in directory by name; raise ConfigError where it is none."""
+    try:
+        return sorted(p for p in directory.iterdir() if p.suffix == ".json" and p.name[0] != ".")
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+        raise ConfigError(str(directory), why, "Make it, readable for moatd's user") from error
+
+
+def read_connection(path: Path) -> ConnectionConfig:
+    """Return the connection in the file at path; raise ConfigError naming what is wrong."""
+    config = connection_from_dict(load_json(path), str(path))
+    if config.name != path.stem:
+        why = f"is {config.name!r}"
+        raise ConfigError(f"{path}: name", why, f"Call the file {config.name}.json")
+    return config
+
+
+class Daemon:
+    """All of moatd in one process. Raises OperatorError where something cannot be opened."""
+
+    def __init__(
+        self, config: DaemonConfig, log: Log, counters: Counters, notifier: Notifier
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._notifier = notifier
+        self._clock = monotonic
+        self._debounce = Debounce()
+        self._watchdog: float | None = None
+        signer = read_signer(config.private_key)
+        with ExitStack() as stack:
+            self._loop = stack.enter_context(closing(Loop(self._clock)))
+            tun = stack.enter_context(closing(TunDevice(config.tunnel_interface, counters)))
+            raw = stack.enter_context(closing(RawEspSocket(counters)))
+            ports = {
+                number: stack.enter_context(
+                    closing(UdpPort(number, counters, framed=number == NAT_PORT))
+                )
+                for number in (IKE_PORT, NAT_PORT)
+            }
+            self._monitor = stack.enter_context(closing(AddressMonitor()))
+            ike = IkeEndpoint(config.identity, signer, counters, os.urandom, local_address_towards)
+            self._engine = Engine(ike, EspProcessor(counters), counters, log)
+            self._forwarder = Forwarder(self._engine, tun, raw, ports, self._clock)
+            self._commands = Commands(self._engine, log, self._clock)
+            control = ControlServer(config.control_socket, self._loop, self._clock, self._command)
+            self._control = stack.enter_context(closing(control))
+            self._loop.watch(tun, self._forwarder.from_tun)
+            self._loop.watch(raw, self._forwarder.from_raw)
+            for number, port in ports.items():
+                self._loop.watch(port, partial(self._forwarder.from_udp, number))
+            self._loop.watch(self._monitor, self._addresses)
+            self._open = stack.pop_all()
+
+    def load_connections(self) -> None:
+        """Add the connections of the directory; one that is broken is logged, and left out."""
+        for path in connection_files(self._config.connections):
+            try:
+                self._engine.add(read_connection(path), self._clock())
+            except OperatorError as error:
+                self._log("error", f"left out {path}: {error}", path.stem)
+        self._forwarder.flush()
+
+    def run(self) -> None:
+        """Carry packets until SIGTERM or SIGINT; then tell the peers, and close everything."""
+        with self._open:
+            self._loop.handle_signals((signal.SIGTERM, signal.SIGINT), self._end)
+            self.load_connections()
+            self._feed_watchdog()
+            self._notifier.send("READY=1")
+            self._log("info", f"ready as {self._config.identity}")
+            self._loop.run(self._deadline, self._handle_timers)
+            self._notifier.send("STOPPING=1")
+            self._engine.shutdown(self._clock())
+            self._forwarder.flush()
+            self._log("info", "stopped")
+
+    def _end(self, number: int) -> None:
+        self._log("info", f"stopping on {signal.Signals(number).name}")
+        self._loop.stop()
+
+    def _command(self, request: dict[str, Any], peer: Peer) -> Any:
+        try:
+            return self._commands(request, peer)
+        finally:
+            self._forwarder.flush()
+
+    def _addresses(self) -> None:
+        if self._monitor.changed():
+            self._debounce.note(self._clock())
+
+    def _deadlines(self) -> Iterator[float | None]:
+        yield self._engine.get_timer()
+        yield self._control.deadline()
+        yield self._debounce.deadline()
+        yield self._watchdog
+
+    def _deadline(self) -> float | None:
+        return min((when for when in self._deadlines() if when is not None), default=None)
+
+    def _handle_timers(self) -> None:
+        now = self._clock()
+        if self._debounce.fire(now):
+            self._engine.local_address_changed(now)
+        self._forwarder.handle_timer()
+        self._control.handle_timer(now)
+        if self._watchdog is not None and now >= self._watchdog:
+            self._feed_watchdog()
+
+    def _feed_watchdog(self) -> None:
+        if self._notifier.interval is not None:
+            self._notifier.send("WATCHDOG=1")
+            self._watchdog = self._clock() + self._notifier.interval
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run moatd; return its exit status: 0 after an orderly end, 1 where it cannot start."""
+    parser = argparse.ArgumentParser(prog="moatd", description="Carries a box's IPsec tunnels.")
+    parser.add_argument("--config", type=Path, default=Path("/etc/moatvpn/moatd.json"))
+    path = parser.parse_args(arguments).config
+    counters = Counters()
+    log = Log(default_sink(os.environ), counters)
+    try:
+        config = daemon_from_dict(load_json(path), str(path))
+        log.set_level(config.log_level)
+        daemon = Daemon(config, log, counters, Notifier(os.environ))
+        daemon.run()
+    except OperatorError as error:
+        log("error", str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

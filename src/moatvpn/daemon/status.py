@@ -1,0 +1,60 @@
+"""What moatd tells about a connection: facts for people and programs, never a secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from moatvpn.config import ConnectionConfig, connection_to_dict
+from moatvpn.esp.processor import EspStatistics
+from moatvpn.ike.connection import ConnectionStatus
+
+
+def connection_row(
+    config: ConnectionConfig, ike: ConnectionStatus, esp: EspStatistics, now: float
+) -> dict[str, Any]:
+    """Return one connection's state as a JSON object.
+
+    Lengths of time are in seconds and rounded, SPIs are text such as "0x01020304"; what there is
+    none of is null.
+    """
+    up = ike.state == "established"
+    sending = esp.spi_out is not None
+    return {
+        "name": config.name,
+        "state": ike.state,
+        "role": ike.role,
+        "peer": None if ike.peer is None else str(ike.peer),
+        "remote_identity": config.remote_identity,
+        "encapsulation": ("udp" if esp.udp else "esp") if sending else None,
+        "suite": esp.suite,
+        "esn": esp.esn if sending else None,
+        "established_for": _since(ike.established_at, now),
+        "child_rekey_in": _until(ike.child_rekey_at, now),
+        "ike_rekey_in": _until(ike.ike_rekey_at, now),
+        "packets_in": esp.packets_in,
+        "bytes_in": esp.octets_in,
+        "packets_out": esp.packets_out,
+        "bytes_out": esp.octets_out,
+        "sequence_out": esp.sequence,
+        "spi_in": _spi(esp.spi_in),
+        "spi_out": _spi(esp.spi_out),
+        "ike_spi_i": "0x" + ike.spi_i.hex() if up else None,
+        "ike_spi_r": "0x" + ike.spi_r.hex() if up else None,
+    }
+
+
+def connection_detail(config: ConnectionConfig, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a connection's row together with its settings, of which none is secret."""
+    return {**row, "config": connection_to_dict(config)}
+
+
+def _since(when: float | None, now: float) -> float | None:
+    return None if when is None else round(now - when, 1)
+
+
+def _until(when: float | None, now: float) -> float | None:
+    return None if when is None else round(max(0.0, when - now), 1)
+
+
+def _spi(spi: int | None) -> str | None:
+    return None if spi is None else f"{spi:#010x}"

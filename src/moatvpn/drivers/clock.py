@@ -1,0 +1,9 @@
+"""The clock of the daemon."""
+
+from __future__ import annotations
+
+import time
+
+# Time spent asleep does not count (that would be CLOCK_BOOTTIME): a gateway does not sleep, and
+# one that did would find its peer's silence out by itself when it wakes.
+monotonic = time.monotonic

@@ -1,0 +1,67 @@
+"""What the daemon asks of its devices and sockets. Real ones and in-memory twins provide it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from moatvpn.wire.endpoint import Datagram, Endpoint
+
+# One ESP packet from the SPI on, where it came from (port 0: as IP protocol 50), and the TOS
+# octet of the header outside of it. A bare tuple, since one is made for every packet.
+EspArrival = tuple[bytes, Endpoint, int]
+
+# How much one readable source may take before the others have their turn.
+BATCH = 64
+
+
+class Clock(Protocol):
+    """Tells the time in seconds; it never goes back, and its zero means nothing."""
+
+    def __call__(self) -> float:
+        """Return the time now."""
+        ...
+
+
+class Tun(Protocol):
+    """A TUN device: whole raw packets, without any header of the device's own."""
+
+    def read_batch(self, limit: int = BATCH) -> list[bytes]:
+        """Return the raw packets that wait now, at most limit of them; never block."""
+        ...
+
+    def write(self, packet: bytes) -> bool:
+        """Hand one raw packet to the kernel; return False where it was dropped (and counted)."""
+        ...
+
+
+class EspSocket(Protocol):
+    """Something that sends ESP packets."""
+
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+        """Send one ESP packet under that TOS octet; return False where it was dropped (counted)."""
+        ...
+
+
+class RawSocket(EspSocket, Protocol):
+    """ESP as IP protocol 50 (RFC 4303, 2)."""
+
+    def receive(self, limit: int = BATCH) -> list[EspArrival]:
+        """Return the ESP packets that wait now, at most limit of them; never block."""
+        ...
+
+
+class UdpSocket(EspSocket, Protocol):
+    """One UDP port of ours: 500, or 4500 with the framing of RFC 3948."""
+
+    port: int
+
+    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+        """Return the ESP packets and the IKE messages that wait now; never block.
+
+        Both together are at most limit. Keepalives are left out, non-ESP markers taken off.
+        """
+        ...
+
+    def send_ike(self, datagram: Datagram) -> bool:
+        """Send one IKE message from datagram.local; return False where it was dropped (counted)."""
+        ...

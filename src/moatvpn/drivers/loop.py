@@ -1,0 +1,105 @@
+"""The event loop: readable and writable descriptors, one deadline, and signals."""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from moatvpn.drivers.interfaces import Clock
+
+Callback = Callable[[], None]
+SignalCallback = Callable[[int], None]
+
+
+class HasFileno(Protocol):
+    """Anything that has a descriptor to wait on."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        ...
+
+
+class Loop:
+    """Waits for descriptors, a deadline and signals, and calls back.
+
+    Callbacks take a bounded batch each, so that none of them keeps the others waiting for long.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
+        self._running = False
+        self._wakeup: tuple[socket.socket, socket.socket] | None = None
+
+    def watch(
+        self, source: HasFileno, readable: Callback | None, writable: Callback | None = None
+    ) -> None:
+        """Call back whenever source can be read, or written; None leaves out one or the other."""
+        fd = source.fileno()
+        events = selectors.EVENT_READ if readable is not None else 0
+        events |= selectors.EVENT_WRITE if writable is not None else 0
+        if fd in self._callbacks:
+            self._selector.modify(fd, events)
+        else:
+            self._selector.register(fd, events)
+        self._callbacks[fd] = (readable, writable)
+
+    def forget(self, source: HasFileno) -> None:
+        """Call back for source no more; call this before source is closed."""
+        fd = source.fileno()
+        if self._callbacks.pop(fd, None) is not None:
+            self._selector.unregister(fd)
+
+    def handle_signals(self, numbers: Iterable[int], callback: SignalCallback) -> None:
+        """Call back, from within the loop, with the number of each of these signals."""
+        receiver, sender = self._wakeup = socket.socketpair()
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, lambda *_: None)  # only the wakeup descriptor matters
+
+        def read() -> None:
+            for number in receiver.recv(64):
+                callback(number)
+
+        self.watch(receiver, read)
+
+    def stop(self) -> None:
+        """Make run return once the present callbacks are done."""
+        self._running = False
+
+    def run(self, deadline: Callable[[], float | None], on_deadline: Callback) -> None:
+        """Call back until stop is called.
+
+        deadline is asked before each wait and returns a time of the clock, or None; on_deadline
+        is called once that time has come, however busy the descriptors are.
+        """
+        self._running = True
+        clock, select, callbacks = self._clock, self._selector.select, self._callbacks
+        while self._running:
+            due = deadline()
+            timeout = None if due is None else max(0.0, due - clock())
+            for key, events in select(timeout):
+                # Asked anew each time: an earlier callback of this round may have changed them.
+                readable, writable = callbacks.get(key.fd, (None, None))
+                if events & selectors.EVENT_READ and readable is not None:
+                    readable()
+                if events & selectors.EVENT_WRITE and writable is not None:
+                    writable()
+                if not self._running:
+                    return
+            if due is not None and clock() >= due:
+                on_deadline()
+
+    def close(self) -> None:
+        """Let go of the selector and of the signals."""
+        if self._wakeup is not None:
+            signal.set_wakeup_fd(-1)
+            for end in self._wakeup:
+                end.close()
+        self._selector.close()

@@ -1,0 +1,164 @@
+"""In-memory twins of the TUN device and the wild-side sockets, for tests without root."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from moatvpn.counters import Counters, DropReason
+from moatvpn.drivers.interfaces import BATCH, EspArrival
+from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT, Datagram, Endpoint
+
+
+class MemoryTun:
+    """A TUN device whose kernel side is two queues.
+
+    waiting holds the raw packets that the kernel has for us; delivered those that we gave it.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: deque[bytes] = deque()
+        self.delivered: list[bytes] = []
+
+    def read_batch(self, limit: int = BATCH) -> list[bytes]:
+        """Return the raw packets that wait now, at most limit of them."""
+        return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
+
+    def write(self, packet: bytes) -> bool:
+        """Deliver one raw packet."""
+        self.delivered.append(packet)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class WildPacket:
+    """One packet on the wild side. A port of 0 at both ends means IP protocol 50.
+
+    ike says that it is an IKE message, which a socket would tell from its framing.
+    """
+
+    data: bytes
+    source: Endpoint
+    destination: Endpoint
+    tos: int = 0
+    ike: bool = False
+
+
+# What becomes of a packet on its way: none of it, itself, two of it, another.
+Path = Callable[[WildPacket], Iterable[WildPacket]]
+
+
+class MemoryNetwork:
+    """A wild side that carries packets between hosts at once. path may lose or change them.
+
+    sent holds every packet in the order of sending, before path has seen it.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path = lambda packet: (packet,)
+        self.sent: list[WildPacket] = []
+        self._hosts: dict[str, MemoryHost] = {}
+
+    def attach(self, address: str, counters: Counters) -> MemoryHost:
+        """Return a new host of that address."""
+        host = MemoryHost(self, address, counters)
+        self._hosts[address] = host
+        return host
+
+    def move(self, host: MemoryHost, address: str) -> None:
+        """Give host another address; what is sent to its former one is lost."""
+        del self._hosts[host.address]
+        host.address = address
+        self._hosts[address] = host
+
+    def send(self, packet: WildPacket) -> bool:
+        """Carry one packet; return whether any host has that address."""
+        self.sent.append(packet)
+        for carried in self.path(packet):
+            host = self._hosts.get(carried.destination.host)
+            if host is not None:
+                host.arrive(carried)
+        return packet.destination.host in self._hosts
+
+
+class MemoryHost:
+    """One host's sockets: raw, and a UDP port each in ports."""
+
+    def __init__(self, network: MemoryNetwork, address: str, counters: Counters) -> None:
+        self.network = network
+        self.address = address
+        self.counters = counters
+        self.raw = MemoryRaw(self)
+        self.ports = {port: MemoryUdp(self, port) for port in (IKE_PORT, NAT_PORT)}
+
+    def local_address(self, host: str) -> str | None:
+        """Return our address; there is always a way."""
+        del host
+        return self.address
+
+    def arrive(self, packet: WildPacket) -> None:
+        """Put a packet into the queue of the socket that it is for."""
+        if not packet.destination.port:
+            self.raw.waiting.append((packet.data, packet.source, packet.tos))
+            return
+        port = self.ports.get(packet.destination.port)
+        if port is None:
+            return
+        if packet.ike:
+            port.messages.append(Datagram(packet.data, packet.destination, packet.source))
+        else:
+            port.arrivals.append((packet.data, packet.source, packet.tos))
+
+    def send(self, packet: WildPacket) -> bool:
+        """Send a packet; one without a way is counted, as a kernel refuses it."""
+        if self.network.send(packet):
+            return True
+        self.counters.drop(DropReason.OUT_SEND_FAILED)
+        return False
+
+
+class MemoryRaw:
+    """The twin of RawEspSocket."""
+
+    def __init__(self, host: MemoryHost) -> None:
+        self._host = host
+        self.waiting: deque[EspArrival] = deque()
+
+    def receive(self, limit: int = BATCH) -> list[EspArrival]:
+        """Return the ESP packets that wait now, at most limit of them."""
+        return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
+
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+        """Send one ESP packet as IP protocol 50."""
+        source, destination = Endpoint(self._host.address, 0), Endpoint(peer.host, 0)
+        return self._host.send(WildPacket(data, source, destination, tos))
+
+
+class MemoryUdp:
+    """The twin of UdpPort."""
+
+    def __init__(self, host: MemoryHost, port: int) -> None:
+        self._host = host
+        self.port = port
+        self.arrivals: deque[EspArrival] = deque()
+        self.messages: deque[Datagram] = deque()
+
+    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+        """Return the ESP packets and the IKE messages that wait now, limit of both at most."""
+        messages = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
+        rest = min(limit - len(messages), len(self.arrivals))
+        return [self.arrivals.popleft() for _ in range(rest)], messages
+
+    def send_ike(self, datagram: Datagram) -> bool:
+        """Send one IKE message; a local address that is not ours any more has no way."""
+        if datagram.local.host != self._host.address:
+            self._host.counters.drop(DropReason.OUT_SEND_FAILED)
+            return False
+        packet = WildPacket(datagram.data, datagram.local, datagram.remote, ike=True)
+        return self._host.send(packet)
+
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+        """Send one ESP packet in UDP."""
+        source = Endpoint(self._host.address, self.port)
+        return self._host.send(WildPacket(data, source, peer, tos))

@@ -1,0 +1,67 @@
+"""What the raw and the UDP sockets have in common."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from functools import lru_cache
+
+from moatvpn.errors import OperatorError
+from moatvpn.wire.endpoint import Endpoint
+
+# Numbers of <linux/in.h> and <asm-generic/socket.h> that the socket module does not name.
+IP_PKTINFO = 8
+_IP_MTU_DISCOVER = 10
+_IP_PMTUDISC_DONT = 0
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
+
+BUFFER = 4 << 20  # octets that the kernel may hold for us while we are busy elsewhere
+LONGEST = 65535
+
+Ancillary = tuple[int, int, bytes]
+
+
+def prepare(sock: socket.socket) -> None:
+    """Make sock non-blocking, with large buffers, and without DF on what it sends.
+
+    The kernel may then fragment envelopes on the wild side, outside the tunnel.
+    """
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+    for force, plain in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)  # up to net.core.[rw]mem_max
+
+
+def cannot_open(what: str, error: OSError) -> OperatorError:
+    """Return the error that tells a person that a socket could not be opened."""
+    if isinstance(error, PermissionError):
+        remedy = "Run moatd with CAP_NET_ADMIN and CAP_NET_RAW, as its unit does"
+    else:
+        remedy = "Stop whatever else uses it (see ss -lunp)"
+    return OperatorError(what, f"cannot be opened ({error.strerror})", remedy)
+
+
+@lru_cache(maxsize=64)
+def tos_ancillary(tos: int) -> Ancillary:
+    """Return the control message that sets the TOS octet (DSCP and ECN) of one packet."""
+    return (socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", tos))
+
+
+# Forged sources may be many: the caches are bounded, and what falls out is only made again.
+@lru_cache(maxsize=4096)
+def endpoint(host: str, port: int) -> Endpoint:
+    """Return the endpoint of a source, the same object for the same source."""
+    return Endpoint(host, port)
+
+
+@lru_cache(maxsize=4096)
+def endpoint_of_octets(host: bytes) -> Endpoint:
+    """Return the endpoint of an IPv4 source address of four octets, with port 0."""
+    return Endpoint(socket.inet_ntoa(host), 0)

@@ -1,0 +1,129 @@
+"""IKE on UDP ports 500 and 4500, and ESP in UDP on 4500 (RFC 3948)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from moatvpn.counters import Counters, DropReason
+from moatvpn.drivers.interfaces import BATCH, EspArrival
+from moatvpn.drivers.sockets import (
+    IP_PKTINFO,
+    LONGEST,
+    Ancillary,
+    cannot_open,
+    endpoint,
+    prepare,
+    tos_ancillary,
+)
+from moatvpn.wire.endpoint import IKE_PORT, Datagram, Endpoint
+
+NON_ESP_MARKER = bytes(4)  # RFC 3948, 2.2: no SPI is zero
+_KEEPALIVE = b"\xff"  # RFC 3948, 2.3
+_PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
+_ANCILLARY_SPACE = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
+
+
+def local_address_towards(host: str) -> str | None:
+    """Return the IPv4 address that we would send to host from, None where there is no way now.
+
+    Asks the kernel's routing only: nothing is sent.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect((host, IKE_PORT))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def _tos_and_local_host(ancillary: list[Ancillary]) -> tuple[int, str]:
+    """Return the TOS octet and our own address from what the kernel tells about a datagram."""
+    tos, local = 0, ""
+    for level, kind, value in ancillary:
+        if level != socket.IPPROTO_IP:
+            continue
+        if kind == socket.IP_TOS:
+            tos = value[0]
+        elif kind == IP_PKTINFO:
+            local = socket.inet_ntoa(_PKTINFO.unpack(value[: _PKTINFO.size])[1])
+    return tos, local
+
+
+class UdpPort:
+    """One UDP port of ours at all addresses; framed says that RFC 3948 rules it, as on 4500.
+
+    The kernel's own taking apart of ESP in UDP (UDP_ENCAP) is not used. Raises OperatorError
+    where the port cannot be opened.
+    """
+
+    def __init__(self, port: int, counters: Counters, *, framed: bool) -> None:
+        self._counters = counters
+        self._framed = framed
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+            prepare(self._socket)
+            self._socket.bind(("", port))
+        except OSError as error:
+            self._socket.close()
+            raise cannot_open(f"UDP port {port}", error) from error
+        self.port = int(self._socket.getsockname()[1])
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on for datagrams."""
+        return self._socket.fileno()
+
+    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+        """Return the ESP packets and the IKE messages that wait now, limit of both at most."""
+        arrivals: list[EspArrival] = []
+        messages: list[Datagram] = []
+        receive, framed = self._socket.recvmsg, self._framed
+        for _ in range(limit):
+            try:
+                data, ancillary, _, (host, port) = receive(LONGEST, _ANCILLARY_SPACE)
+            except OSError:  # nothing is left, or an error of the network's that we outlive
+                break
+            tos, local = _tos_and_local_host(ancillary)
+            source = endpoint(host, port)
+            if not framed:
+                messages.append(Datagram(data, endpoint(local, self.port), source))
+            elif data.startswith(NON_ESP_MARKER):
+                message = data[len(NON_ESP_MARKER) :]
+                messages.append(Datagram(message, endpoint(local, self.port), source))
+            elif data != _KEEPALIVE:
+                arrivals.append((data, source, tos))
+        return arrivals, messages
+
+    def send_ike(self, datagram: Datagram) -> bool:
+        """Send one IKE message from datagram.local, with the marker where this port has one."""
+        try:
+            info = _PKTINFO.pack(0, socket.inet_aton(datagram.local.host), bytes(4))
+            self._socket.sendmsg(
+                (NON_ESP_MARKER if self._framed else b"", datagram.data),
+                ((socket.IPPROTO_IP, IP_PKTINFO, info),),
+                0,
+                (datagram.remote.host, datagram.remote.port),
+            )
+        except OSError:
+            self._counters.drop(DropReason.OUT_SEND_FAILED)
+            return False
+        return True
+
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+        """Send one ESP packet in UDP; what the kernel refuses is counted and lost."""
+        try:
+            if tos:
+                address = (peer.host, peer.port)
+                self._socket.sendmsg((data,), (tos_ancillary(tos),), 0, address)
+            else:
+                self._socket.sendto(data, (peer.host, peer.port))
+        except OSError:
+            self._counters.drop(DropReason.OUT_SEND_FAILED)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the port."""
+        self._socket.close()

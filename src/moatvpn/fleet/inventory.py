@@ -1,0 +1,141 @@
+"""The database as an Ansible inventory: hosts, groups and host variables.
+
+Three queries, however many customers there are. Whatever the roles are told stands here once;
+the inventory plugin only carries it over.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from moatvpn.config import ConnectionConfig, connection_to_dict
+from moatvpn.fleet.fields import slug
+from moatvpn.fleet.models import Customer, Portal, PublicKey, Status
+from moatvpn.subnets import parse_interface, parse_network, router_address
+
+# Whose traffic a portal lets through.
+SERVED = frozenset({Status.SHIPPED, Status.ACTIVE})
+# Whose moat is to seek its portal: an ordered one is set up before it is shipped.
+SEEKING = SERVED | {Status.ORDERED}
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """hosts: each host's variables by its name. groups: the hosts of each group, in order."""
+
+    hosts: dict[str, dict[str, Any]]
+    groups: dict[str, list[str]]
+
+
+def build_inventory(session: Session, now: datetime) -> Inventory:
+    """Return the inventory with the keys that are valid at now.
+
+    Every moat and portal is a host, in the groups moats or portals. A moat is in portal_P,
+    status_S and isp_I too, P being its portal's identity made a slug. A customer who is not
+    served, or whose moat has no valid key, has no connection on the portal; a moat has none while
+    its portal has no key, nor once its customer is suspended or revoked.
+    """
+    portals = {each.id: each for each in session.scalars(select(Portal).order_by(Portal.identity))}
+    customers = session.scalars(select(Customer).order_by(Customer.id)).all()
+    keys: dict[int, tuple[str, ...]] = defaultdict(tuple)
+    for key in session.scalars(select(PublicKey).order_by(PublicKey.id)):
+        if key.valid(now):
+            keys[key.box_id] += (key.key,)
+    hosts: dict[str, dict[str, Any]] = {}
+    groups: dict[str, list[str]] = {"moats": [], "portals": []}
+    connections: dict[int, list[dict[str, Any]]] = {number: [] for number in portals}
+    for portal in portals.values():
+        groups["portals"].append(portal.identity)
+        hosts[portal.identity] = _portal_variables(portal, connections[portal.id])
+    for customer in customers:
+        moat = customer.moat
+        portal = portals[moat.portal_id]
+        hosts[moat.identity] = _moat_variables(customer, portal, keys[portal.id])
+        if keys[moat.id]:
+            connections[portal.id].append(_portal_connection(customer, keys[moat.id]))
+        for group in (
+            "moats",
+            f"portal_{slug(portal.identity)}",
+            f"status_{customer.status}",
+            f"isp_{slug(customer.isp)}",
+        ):
+            groups.setdefault(group, []).append(moat.identity)
+    return Inventory(hosts=dict(sorted(hosts.items())), groups=dict(sorted(groups.items())))
+
+
+def _portal_variables(portal: Portal, connections: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "moatvpn_identity": portal.identity,
+        "moatvpn_connections": connections,
+        "portal_wild_interface": portal.wild_interface,
+        "portal_wild_address": portal.wild_address,
+        "portal_wild_gateway": portal.wild_gateway,
+        "portal_corporate_interface": portal.corporate_interface,
+        "portal_corporate_address": portal.corporate_address,
+        "portal_corporate_address6": portal.corporate_address6,
+        "portal_corporate_gateway": portal.corporate_gateway,
+        "portal_corporate_gateway6": portal.corporate_gateway6,
+        "portal_pool": portal.pool,
+        "portal_pool6": portal.pool6,
+        "portal_tunnel_address": portal.tunnel_address,
+        "portal_tunnel_address6": portal.tunnel_address6,
+    }
+
+
+def _moat_variables(
+    customer: Customer, portal: Portal, portal_keys: tuple[str, ...]
+) -> dict[str, Any]:
+    moat = customer.moat
+    own = router_address(parse_network(moat.private_subnet))
+    variables: dict[str, Any] = {
+        "ansible_host": str(own.ip),
+        "moatvpn_identity": moat.identity,
+        "moatvpn_connections": [],
+        "moat_wild_interface": moat.wild_interface,
+        "moat_private_interface": moat.private_interface,
+        "moat_wild_mode": moat.wild_mode,
+        "moat_private_address": str(own),
+        "moat_private_subnet": moat.private_subnet,
+        "moat_private_address6": str(router_address(parse_network(moat.private_subnet6))),
+        "moat_private_subnet6": moat.private_subnet6,
+    }
+    if moat.wild_address is not None:
+        variables["moat_wild_address"] = moat.wild_address
+        variables["moat_wild_gateway"] = moat.wild_gateway
+    if customer.status in SEEKING and portal_keys:
+        variables["moatvpn_connections"] = [_moat_connection(customer, portal, portal_keys)]
+    return variables
+
+
+def _moat_connection(customer: Customer, portal: Portal, keys: tuple[str, ...]) -> dict[str, Any]:
+    return connection_to_dict(
+        ConnectionConfig(
+            # The portal's host name; the whole identity may be too long for a connection's name.
+            name=portal.identity.partition(".")[0],
+            remote_identity=portal.identity,
+            remote_public_keys=keys,
+            local_selectors=(customer.moat.private_subnet, customer.moat.private_subnet6),
+            remote_selectors=EVERYWHERE,
+            remote_address=str(parse_interface(portal.wild_address).ip),
+            initiate=True,
+        )
+    )
+
+
+def _portal_connection(customer: Customer, keys: tuple[str, ...]) -> dict[str, Any]:
+    return connection_to_dict(
+        ConnectionConfig(
+            name=customer.id,
+            remote_identity=customer.moat.identity,
+            remote_public_keys=keys,
+            local_selectors=EVERYWHERE,
+            remote_selectors=(customer.moat.private_subnet, customer.moat.private_subnet6),
+        )
+    )
