@@ -58,7 +58,7 @@ def build_inventory(session: Session, now: datetime) -> Inventory:
         moat = customer.moat
         portal = portals[moat.portal_id]
         hosts[moat.identity] = _moat_variables(customer, portal, keys[portal.id])
-        if keys[moat.id]:
+        if customer.status in SERVED and keys[moat.id]:
             connections[portal.id].append(_portal_connection(customer, keys[moat.id]))
         for group in (
             "moats",

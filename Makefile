@@ -1,0 +1,53 @@
+# Moat: the two commands are `make demo` and `make test`; `make` alone lists all of them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Nothing below depends on the directory's place or on what the user has activated.
+export PATH := $(CURDIR)/build/venv/bin:$(PATH)
+# The lab's own settings of podman, and its own customer database.
+export CONTAINERS_CONF := $(CURDIR)/build/containers.conf
+lab_database := sqlite:///$(CURDIR)/build/lab/moat.sqlite
+
+reports := build/reports
+# Programs in Python whose names do not say so.
+python_programs := scripts/demo scripts/count-tests molecule/default/files/web/usr/local/bin/lab-web
+pytest := python -m pytest -p no:cacheprovider
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## Install Debian packages and the virtual environment, where missing
+	@scripts/setup
+
+demo: setup ## Bring the lab up, apply site.yml, show a tunnel at work
+	@MOAT_DATABASE=$(lab_database) python scripts/demo up
+
+demo-down: setup ## Remove the lab
+	@MOAT_DATABASE=$(lab_database) python scripts/demo down
+
+lint: setup ## Check style and types
+	@ruff check . $(python_programs)
+	ruff format --check . $(python_programs)
+	mypy
+	yamllint --strict .
+	ansible-lint --offline --profile production
+
+unit: setup ## Run the tests that need no lab, those of real daemons in namespaces among them
+	@mkdir -p $(reports)
+	$(pytest) tests --junitxml $(reports)/unit.xml
+
+molecule: setup ## Prove a tunnel in the lab, from empty containers to their removal
+	@mkdir -p $(reports)
+	molecule test
+
+test: ## Everything: lint, unit, molecule
+	@scripts/run-tests
+
+clean: demo-down ## Remove the lab, its images, and all that was built
+	@podman images --quiet --filter reference=localhost/moat-lab | xargs --no-run-if-empty podman rmi
+	rm -rf build src/moatvpn.egg-info
+
+.PHONY: help setup demo demo-down lint unit molecule test clean

@@ -1,0 +1,100 @@
+#!/usr/bin/python3
+"""Ansible module: the key pair of a box."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: moat_identity
+short_description: Make the key pair of a moat or portal, on the box
+version_added: "0.1.0"
+author: The Moat project
+description:
+  - Makes an Ed25519 key pair where there is none, and returns the public key. The private key never
+    leaves the box and is never returned.
+  - A key that is there already is never overwritten.
+options:
+  path:
+    description: The file of the private key (PEM, PKCS 8), mode 0600.
+    type: path
+    required: true
+  owner:
+    description: The user and the group that own the file.
+    type: str
+    default: moatvpn
+  moatctl:
+    description: The program moatctl on the box.
+    type: path
+    default: /opt/moatvpn/bin/moatctl
+attributes:
+  check_mode:
+    description: Changes nothing in check mode and says what it would do.
+    support: full
+  diff_mode:
+    description: Shows the public key only.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Make the key pair, once
+  moat_identity:
+    path: /etc/moatvpn/identity.key
+  register: identity
+"""
+
+RETURN = r"""
+public_key:
+  description: The public key, base64 of its SubjectPublicKeyInfo. Empty where check mode made none.
+  returned: always
+  type: str
+"""
+
+import os
+import pwd
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.moatctl import Moatctl
+
+
+def ensure_owner(module, path):
+    """Give the key file its owner and mode; return whether that changed anything."""
+    try:
+        user = pwd.getpwnam(module.params["owner"])
+    except KeyError:
+        module.fail_json(msg=f"owner: there is no user {module.params['owner']}. Make it first")
+    now = os.stat(path)
+    wrong = (now.st_uid, now.st_gid, now.st_mode & 0o777) != (user.pw_uid, user.pw_gid, 0o600)
+    if wrong and not module.check_mode:
+        os.chown(path, user.pw_uid, user.pw_gid)
+        os.chmod(path, 0o600)
+    return wrong
+
+
+def main():
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "owner": {"type": "str", "default": "moatvpn"},
+            "moatctl": {"type": "path", "default": "/opt/moatvpn/bin/moatctl"},
+        },
+        supports_check_mode=True,
+    )
+    path = module.params["path"]
+    moatctl = Moatctl(module)
+    there = os.path.exists(path)
+    if module.check_mode and not (there and moatctl.installed):
+        after = "a new key pair\n" if not there else ""
+        module.exit_json(changed=not there, public_key="", diff={"before": "", "after": after})
+    action = "show" if there else "create"
+    answer = moatctl.run(["identity", action, "--private-key", path])
+    public = answer["public_key"]
+    owned = ensure_owner(module, path)
+    module.exit_json(
+        changed=not there or owned,
+        public_key=public,
+        diff={"before": f"{public}\n" if there else "", "after": f"{public}\n"},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What an attacker on the wild side sends is refused, and counted, and the tunnel goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import forge
+import lab
+import pcap
+import pytest
+from testinfra.host import Host
+
+COPIES = 20
+MARKER = b"forged-marker-77"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A box, where it is on the wild side, and whom it takes for its peer."""
+
+    host: Host
+    address: str
+    peer: str
+
+    def spi(self) -> bytes:
+        """The SPI of the inbound SA, as it stands in an envelope."""
+        value = lab.connection(self.host)["spi_in"]
+        return int(str(value), 0).to_bytes(4, "big")
+
+
+@pytest.fixture(params=lab.BOXES)
+def target(request: pytest.FixtureRequest) -> Target:
+    moat = lab.wild_address(lab.host("moat"))
+    ends = {"moat": (moat, lab.PORTAL_WILD), "portal": (lab.PORTAL_WILD, moat)}
+    return Target(lab.host(request.param), *ends[request.param])
+
+
+@contextmanager
+def undisturbed(pc: Host) -> Iterator[None]:
+    """The same SAs carry a ping all through the block, without a loss."""
+    before = {name: lab.connection(lab.host(name))["spi_in"] for name in lab.BOXES}
+    pc.run_expect([0], "rm -f /tmp/ping-log")
+    command = f"exec ping -n -i 0.05 -W 2 {lab.CORP} > /tmp/ping-log"
+    with lab.service(pc, "pings", "sh", "-c", command):
+        yield
+        # Interrupted, ping tells its summary.
+        pc.run_expect([0], "systemctl kill --signal=INT pings")
+        lab.wait_for(lambda: pc.run("systemctl is-active --quiet pings").rc != 0, "pings", 5)
+    log = pc.check_output("cat /tmp/ping-log")
+    assert " 0% packet loss" in log
+    assert {name: lab.connection(lab.host(name))["spi_in"] for name in lab.BOXES} == before
+
+
+def counted(target: Target, reason: str, packets: list[bytes]) -> None:
+    """Send packets; each of them is dropped for the reason (the start of one is enough)."""
+
+    def count() -> int:
+        drops = lab.drops(target.host)
+        return sum(number for name, number in drops.items() if name.startswith(reason))
+
+    before = count()
+    forge.send(packets)
+    lab.wait_for(lambda: count() - before >= len(packets), f"{len(packets)} of {reason}", 5)
+
+
+@pytest.mark.timeout(240)
+def test_no_tcp_port_of_the_moat_answers(attacker: Host, moat: Host) -> None:
+    scan = "nmap -n -Pn -sS -p- --max-retries 1 --min-rate 4000 --reason -oG - %s"
+    output = attacker.check_output(scan, lab.wild_address(moat))
+    assert "Ignored State: filtered (65535)" in output, output
+
+
+@pytest.mark.timeout(240)
+def test_no_udp_port_of_the_moat_answers(attacker: Host, moat: Host) -> None:
+    scan = "nmap -n -Pn -sU --top-ports 1000 --max-retries 1 --min-rate 500 -oG - %s"
+    output = attacker.check_output(scan, lab.wild_address(moat))
+    assert "Ignored State: open|filtered (1000)" in output, output
+
+
+def test_the_moat_answers_no_ping(attacker: Host, moat: Host) -> None:
+    assert not lab.reaches(attacker, lab.wild_address(moat))
+
+
+def firewall_drops(box: Host) -> int:
+    """The packets that the drop counters of a box's nftables rules have counted."""
+    ruleset = box.check_output("nft list counters")
+    counters = re.findall(r"counter (\S+) \{\s+packets (\d+)", ruleset)
+    return sum(int(packets) for name, packets in counters if "drop" in name)
+
+
+@pytest.mark.parametrize("source", [lab.ATTACKER, lab.CORP, lab.WEB, lab.PC, lab.PORTAL_WILD])
+def test_packets_forged_towards_the_pc_are_dropped(attacker: Host, moat: Host, source: str) -> None:
+    icmp = b"\x08\x00" + bytes(6) + MARKER
+    packets = COPIES * [
+        forge.udp(source, lab.PC, (53, 7004), MARKER),
+        forge.ipv4(pcap.ICMP, source, lab.PC, icmp),
+        forge.ipv4(pcap.TCP, source, lab.PC, bytes(12) + b"\x50\x02" + bytes(6) + MARKER),
+    ]
+    before = firewall_drops(moat)
+    attacker.run_expect([0], "ip route add 10.201.1.0/24 via %s", lab.wild_address(moat))
+    try:
+        with lab.capture("pc", "home0") as inside, lab.capture("router", "access0") as outside:
+            forge.send(packets)
+            lab.wait_for(
+                lambda: firewall_drops(moat) - before >= len(packets), "the firewall's count", 5
+            )
+    finally:
+        attacker.run_expect([0], "ip route del 10.201.1.0/24")
+    assert MARKER not in inside.raw
+    assert lab.PC not in {packet.source for packet in outside.packets()}
+
+
+def test_garbage_envelopes_are_counted(pc: Host, target: Target) -> None:
+    unknown = [forge.esp(target.peer, target.address, os.urandom(200)) for _ in range(COPIES)]
+    short = [forge.esp(target.peer, target.address, os.urandom(n % 8)) for n in range(COPIES)]
+    spi = target.spi()
+    forged = [
+        forge.esp(target.peer, target.address, spi + bytes(3) + bytes([n + 1]) + os.urandom(n * 4))
+        for n in range(10, 10 + COPIES)
+    ]
+    with undisturbed(pc):
+        counted(target, "esp-unknown-spi", unknown)
+        counted(target, "esp-too-short", short)
+        # The number in a forged envelope may be a replayed one, too: either way it is refused.
+        counted(target, "esp-", forged)
+
+
+def test_replayed_and_altered_envelopes_are_counted(pc: Host, target: Target) -> None:
+    with lab.capture("router", "access0") as seen:
+        pc.run_expect([0], "ping -n -c 30 -i 0.02 %s", lab.CORP)
+    packets = [
+        frame.packet[: int.from_bytes(frame.packet[2:4], "big")]
+        for frame in seen.frames
+        if pcap.describe(frame) == "ESP" and frame.packet[16:20] == _packed(target.address)
+    ]
+    assert len(packets) >= 30
+    with undisturbed(pc):
+        counted(target, "esp-replayed", packets)
+        # The sequence number (the second word of ESP) far ahead, the rest as it was.
+        ahead = [p[:24] + b"\x00\x0f\xff" + bytes([n]) + p[28:] for n, p in enumerate(packets)]
+        counted(target, "esp-not-authentic", ahead)
+        cut = [packet[:-5] for packet in ahead]
+        counted(target, "esp-", [p[:2] + len(p).to_bytes(2, "big") + p[4:] for p in cut])
+
+
+def _packed(address: str) -> bytes:
+    return bytes(int(part) for part in address.split("."))
+
+
+@pytest.mark.parametrize(("port", "marker"), [(500, b""), (4500, bytes(4))])
+def test_garbage_ike_is_counted(pc: Host, target: Target, port: int, marker: bytes) -> None:
+    def ike(message: bytes) -> bytes:
+        return forge.udp(target.peer, target.address, (port, port), marker + message)
+
+    header = os.urandom(8) + bytes(8) + bytes([33, 0x20, 34, 0x08]) + bytes(4)
+    messages = [
+        *(os.urandom(n) for n in range(COPIES)),  # shorter than a header
+        *(header + (28 + n).to_bytes(4, "big") for n in range(1, COPIES)),  # the rest is missing
+        *(header + (36).to_bytes(4, "big") + bytes(4 + n) for n in range(4)),  # payload length 0
+        *(os.urandom(400) for _ in range(COPIES)),
+    ]
+    with undisturbed(pc):
+        counted(target, "ike-", [ike(message) for message in messages])
+
+
+def test_replayed_and_altered_ike_is_counted(pc: Host, moat: Host, target: Target) -> None:
+    name = lab.connection(moat)["name"]
+    with lab.capture("router", "access0") as seen:
+        for _ in range(3):
+            spi = lab.connection(moat)["spi_in"]
+            lab.moatctl(moat, "rekey", name, "child")
+            lab.wait_for(lambda spi=spi: lab.connection(moat)["spi_in"] != spi, "a rekey", 5)
+    packets = [
+        frame.packet[: int.from_bytes(frame.packet[2:4], "big")]
+        for frame in seen.frames
+        if pcap.describe(frame) == "IKE" and frame.packet[16:20] == _packed(target.address)
+    ]
+    assert len(packets) >= 3
+    old = packets[0]
+    # Without the checksum of UDP (octets 26 and 27), which no longer fits.
+    altered = old[:26] + bytes(2) + old[28:-1] + bytes([old[-1] ^ 1])
+    with undisturbed(pc):
+        counted(target, "ike-", COPIES * [old])
+        counted(target, "ike-", COPIES * [altered])

@@ -1,0 +1,224 @@
+"""Two boxes in network namespaces of this machine: real daemons, devices and sockets.
+
+    moat:    lo 10.201.1.1   moat0   wild0 192.0.2.10 ---+
+    portal:  lo 10.50.0.1    moat0   wild0 192.0.2.1  ---+
+
+Each box has its private side's address on lo, so that both ends of the tunnel can be programs of
+the namespaces themselves. Needs root.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from moatvpn.config import ED25519_SPKI_PREFIX
+
+T = TypeVar("T")
+
+MOAT_WILD, PORTAL_WILD = "192.0.2.10", "192.0.2.1"
+MOAT_NAME, PORTAL_NAME = "m1.moats.example.net", "portal.example.net"
+
+
+def wait_for(condition: Callable[[], T], what: str, deadline: float) -> T:
+    """Return the first true value of condition; fail, saying what, after deadline seconds."""
+    end = time.monotonic() + deadline
+    while not (result := condition()):
+        assert time.monotonic() < end, f"{what}: not within {deadline:g} s"
+        time.sleep(0.05)
+    return result
+
+
+def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command, and return it with its output."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done
+
+
+class Box:
+    """One namespace with a moatd in it."""
+
+    def __init__(self, namespace: str, directory: Path, identity: str) -> None:
+        self.namespace = namespace
+        self.directory = directory
+        self.identity = identity
+        self.key = directory / "identity.key"
+        self.connections = directory / "connections.d"
+        self.socket = directory / "control.sock"
+        self.log = directory / "log"
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.connections.mkdir(parents=True)
+        self.public_key: str = self.ctl("identity", "create", "--private-key", str(self.key))[
+            "public_key"
+        ]
+        run("ip", "netns", "add", namespace)
+        self.ip("link", "set", "lo", "up")
+        self.ip("tuntap", "add", "moat0", "mode", "tun")
+        self.ip("link", "set", "moat0", "up", "mtu", "1500")
+        settings = {
+            "identity": identity,
+            "private_key": str(self.key),
+            "connections": str(self.connections),
+            "control_socket": str(self.socket),
+            "log_level": "debug",
+        }
+        (directory / "moatd.json").write_text(json.dumps(settings))
+
+    def ip(self, *words: str) -> str:
+        """Run ip within the namespace."""
+        return run("ip", "-n", self.namespace, *words).stdout
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command within the namespace."""
+        return run("ip", "netns", "exec", self.namespace, *command, check=check)
+
+    def popen(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a command within the namespace."""
+        return subprocess.Popen(["ip", "netns", "exec", self.namespace, *command], **options)
+
+    def start(self) -> None:
+        """Start moatd, and wait until it answers."""
+        words = ("-m", "moatvpn.daemon.main", "--config", str(self.directory / "moatd.json"))
+        with self.log.open("ab") as log:
+            self.daemon = self.popen(sys.executable, *words, stderr=log)
+        wait_for(lambda: self.moatctl("status", check=False).returncode == 0, "moatd", 10)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End moatd with a signal; return its exit status."""
+        assert self.daemon is not None
+        daemon, self.daemon = self.daemon, None
+        daemon.send_signal(number)
+        return daemon.wait(10)
+
+    def moatctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run moatctl with this box's socket and directory."""
+        places = ["--socket", str(self.socket)]
+        if words[0] in ("add", "replace", "delete"):
+            places += ["--connections", str(self.connections)]
+        return run(sys.executable, "-m", "moatvpn.cli.moatctl", *words, *places, check=check)
+
+    def ctl(self, *words: str) -> dict[str, Any]:
+        """Return what moatctl answers as JSON."""
+        answer: dict[str, Any] = json.loads(self.moatctl(*words, "--json").stdout)
+        return answer
+
+    def connection(self, name: str) -> dict[str, Any]:
+        """Return the status of one connection."""
+        return dict(self.ctl("status", name)["connections"][0])
+
+    def drops(self) -> dict[str, int]:
+        """Return the counters of drops."""
+        return dict(self.ctl("status")["drops"])
+
+    def apply(self, word: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Add or replace a connection."""
+        path = self.directory / "new.json"
+        path.write_text(json.dumps(record))
+        return self.ctl(word, str(path))
+
+    def close(self) -> None:
+        """End moatd and remove the namespace, with all that is in it."""
+        if self.daemon is not None:
+            self.kill()
+        run("ip", "netns", "delete", self.namespace)
+
+
+class Pair:
+    """A moat and a portal on one wild network, with a connection between them."""
+
+    def __init__(self, moat: Box, portal: Box, encapsulation: str) -> None:
+        self.moat, self.portal = moat, portal
+        ends = (self.moat.namespace, "type", "veth", "peer", "name", "wild0", "netns")
+        run("ip", "link", "add", "wild0", "netns", *ends, self.portal.namespace)
+        for box, wild, own, own6 in (
+            (self.moat, MOAT_WILD, "10.201.1.1", "fd00:201:1::1"),
+            (self.portal, PORTAL_WILD, "10.50.0.1", "fd00:50::1"),
+        ):
+            box.ip("address", "add", f"{wild}/24", "dev", "wild0")
+            box.ip("link", "set", "wild0", "up")
+            box.ip("address", "add", f"{own}/32", "dev", "lo")
+            box.ip("address", "add", f"{own6}/128", "dev", "lo")
+        self.moat.ip("route", "add", "10.50.0.0/24", "dev", "moat0", "src", "10.201.1.1")
+        self.moat.ip("route", "add", "fd00:50::/64", "dev", "moat0", "src", "fd00:201:1::1")
+        self.portal.ip("route", "add", "10.201.0.0/16", "dev", "moat0", "src", "10.50.0.1")
+        self.portal.ip("route", "add", "fd00:201::/32", "dev", "moat0", "src", "fd00:50::1")
+        private, corporate = ["10.201.1.0/24", "fd00:201:1::/64"], ["10.50.0.0/24", "fd00:50::/64"]
+        self.to_portal = {
+            "name": "portal1",
+            "remote_identity": PORTAL_NAME,
+            "remote_public_keys": [self.portal.public_key],
+            "local_selectors": private,
+            "remote_selectors": corporate,
+            "remote_address": PORTAL_WILD,
+            "initiate": True,
+            "encapsulation": encapsulation,
+            "dpd_interval": 2.0,
+        }
+        self.to_moat = {
+            "name": "m0001",
+            "remote_identity": MOAT_NAME,
+            "remote_public_keys": [self.moat.public_key],
+            "local_selectors": corporate,
+            "remote_selectors": private,
+            "encapsulation": encapsulation,
+            "dpd_interval": 2.0,
+        }
+
+    def start(self) -> None:
+        """Start both daemons, the portal first, and wait for the tunnel."""
+        self.moat.apply("add", self.to_portal)
+        self.portal.apply("add", self.to_moat)
+        self.portal.start()
+        self.moat.start()
+        self.wait_until_up()
+
+    def pings(self, address: str = "10.50.0.1") -> bool:
+        """Whether the portal's private side answers one ping of the moat's within a second."""
+        return self.moat.run("ping", "-c1", "-W1", address, check=False).returncode == 0
+
+    def wait_until_up(self, deadline: float = 15.0) -> float:
+        """Wait until a ping goes through the tunnel; return how long that took, in seconds."""
+        start = time.monotonic()
+        wait_for(self.pings, "a ping through the tunnel", deadline)
+        return time.monotonic() - start
+
+
+def other_public_key() -> str:
+    """Return the public key of nobody, as text."""
+    return base64.b64encode(ED25519_SPKI_PREFIX + os.urandom(32)).decode()
+
+
+@contextmanager
+def box(directory: Path, letter: str, identity: str) -> Iterator[Box]:
+    """A box for the length of the block; its log is told at the end."""
+    made = Box(f"moat-test-{os.getpid()}-{letter}", directory / letter, identity)
+    try:
+        yield made
+    finally:
+        if made.log.exists():
+            print(f"--- log of {identity}\n{made.log.read_text()[-8000:]}")
+        made.close()
+
+
+@pytest.fixture(scope="module", params=["auto", "udp"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    """A tunnel that is up, once as IP protocol 50 and once in UDP."""
+    directory = tmp_path_factory.mktemp("boxes")
+    with box(directory, "m", MOAT_NAME) as moat, box(directory, "p", PORTAL_NAME) as portal:
+        pair = Pair(moat, portal, request.param)
+        pair.start()
+        yield pair

@@ -1,0 +1,174 @@
+"""Two moatds as real programs: traffic, rekeys, restarts, moves and other connections."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from conftest import Pair, other_public_key, wait_for
+from traffic import pings, transfer
+
+INSIDE, INSIDE6 = "10.50.0.1", "fd00:50::1"
+
+
+def test_the_tunnel_is_what_was_asked_for(pair: Pair) -> None:
+    moat, portal = pair.moat.connection("portal1"), pair.portal.connection("m0001")
+    way = "udp" if pair.to_moat["encapsulation"] == "udp" else "esp"
+    for row in (moat, portal):
+        assert row["state"] == "established"
+        assert row["encapsulation"] == way
+        assert row["esn"] is True
+        assert row["packets_in"] > 0
+        assert row["packets_out"] > 0
+    assert (moat["role"], portal["role"]) == ("initiator", "responder")
+    assert (moat["spi_in"], moat["spi_out"]) == (portal["spi_out"], portal["spi_in"])
+    assert moat["ike_spi_i"] == portal["ike_spi_i"]
+    port = 4500 if way == "udp" else 500
+    assert (moat["peer"], portal["peer"]) == (f"192.0.2.1:{port}", f"192.0.2.10:{port}")
+
+
+def test_only_envelopes_are_on_the_wild_side(pair: Pair) -> None:
+    command = ("tcpdump", "-n", "-i", "wild0", "-c", "8", "ip")
+    with pair.portal.popen(*command, stdout=-1, stderr=-1) as seen:
+        try:
+            assert seen.stderr is not None
+            while b"listening on" not in (line := seen.stderr.readline()):
+                assert line, "tcpdump ended"
+            pair.moat.run("ping", "-c4", "-i0.1", INSIDE)
+            output = seen.communicate(timeout=10)[0].decode()
+        finally:
+            seen.kill()
+    lines = output.splitlines()
+    assert len(lines) == 8
+    kind = "UDP-encap: ESP" if pair.to_moat["encapsulation"] == "udp" else ": ESP"
+    assert all(kind in line or "isakmp" in line for line in lines), output
+
+
+@pytest.mark.parametrize("address", [INSIDE, INSIDE6])
+def test_pings_of_every_size(pair: Pair, address: str) -> None:
+    for size in ("0", "1", "1400", "1452", "4000"):
+        pair.moat.run("ping", "-c1", "-W2", "-s", size, address)
+
+
+@pytest.mark.parametrize("address", [INSIDE, INSIDE6])
+def test_a_transfer_arrives_whole(pair: Pair, address: str) -> None:
+    with transfer(pair.moat, pair.portal, address, 16) as result:
+        pass
+    way = f"{pair.to_moat['encapsulation']}, {address}"
+    print(f"TCP from moat to portal, {way}: {result.megabits_a_second:.0f} Mb/s")
+    assert result.seconds > 0
+
+
+@pytest.mark.parametrize("sa", ["child", "ike"])
+@pytest.mark.parametrize("who", ["moat", "portal"])
+def test_a_rekey_during_a_transfer_loses_nothing(pair: Pair, who: str, sa: str) -> None:
+    box, name = {"moat": (pair.moat, "portal1"), "portal": (pair.portal, "m0001")}[who]
+    spi = {"child": "spi_in", "ike": "ike_spi_i"}[sa]
+    before = box.connection(name)[spi]
+    with (
+        pings(pair.moat, INSIDE) as answers,
+        transfer(pair.moat, pair.portal, INSIDE, 16),
+    ):
+        box.moatctl("rekey", name, sa)
+        wait_for(lambda: box.connection(name)[spi] != before, f"another {spi}", 5)
+    assert answers.sent == answers.received == 300
+    assert answers.duplicates == 0
+
+
+def test_replacing_by_an_equal_is_no_change(pair: Pair) -> None:
+    before = pair.portal.connection("m0001")["spi_in"]
+    assert pair.portal.apply("replace", pair.to_moat) == {"changed": False, "running": True}
+    assert pair.portal.connection("m0001")["spi_in"] == before
+
+
+def test_other_connections_come_and_go_without_a_loss(pair: Pair) -> None:
+    other = {
+        **pair.to_moat,
+        "name": "m0002",
+        "remote_identity": "m2.moats.example.net",
+        "remote_public_keys": [other_public_key()],
+        "remote_selectors": ["10.201.2.0/24"],
+    }
+    portal = pair.portal
+    before = portal.connection("m0001")["spi_in"]
+    with pings(pair.moat, INSIDE) as answers:
+        assert portal.apply("add", other) == {"changed": True, "running": True}
+        assert portal.connection("m0002")["state"] == "waiting"
+        again = portal.moatctl("add", str(portal.directory / "new.json"), check=False)
+        assert again.returncode == 1
+        assert "m0002: is there already" in again.stderr
+        changed = {**other, "child_lifetime": 600}
+        assert portal.apply("replace", changed) == {"changed": True, "running": True}
+        assert (portal.connections / "m0002.json").exists()
+        assert portal.ctl("delete", "m0002") == {"changed": True, "running": True}
+        assert portal.ctl("delete", "m0002") == {"changed": False, "running": True}
+    assert not (portal.connections / "m0002.json").exists()
+    assert portal.moatctl("show", "m0002", check=False).returncode == 1
+    assert answers.sent == answers.received
+    assert portal.connection("m0001")["spi_in"] == before
+
+
+def test_replacing_a_live_connection_sets_it_up_anew(pair: Pair) -> None:
+    before = pair.moat.connection("portal1")["spi_in"]
+    pair.to_portal["esp_suites"] = ["chacha20-poly1305"]
+    assert pair.moat.apply("replace", pair.to_portal)["changed"] is True
+    pair.wait_until_up()
+    after = pair.moat.connection("portal1")
+    assert after["spi_in"] != before
+    assert after["suite"] == "chacha20-poly1305"
+
+
+# A moat that starts calls at once. A portal waits to be called, so the moat has to find its
+# silence out first: 2 s without an answer, then the retransmissions of a liveness check.
+@pytest.mark.parametrize(("who", "deadline"), [("moat", 5), ("portal", 15)])
+def test_a_killed_daemon_is_back_soon(pair: Pair, who: str, deadline: float) -> None:
+    box = {"moat": pair.moat, "portal": pair.portal}[who]
+    box.kill(signal.SIGKILL)
+    assert not pair.pings()
+    status = box.moatctl("status", check=False)
+    assert status.returncode == 3
+    assert "does not run" in status.stderr
+    box.start()
+    assert pair.wait_until_up(deadline) < deadline
+
+
+def test_both_killed_at_once(pair: Pair) -> None:
+    for box in (pair.moat, pair.portal):
+        box.kill(signal.SIGKILL)
+    for box in (pair.moat, pair.portal):
+        box.start()
+    assert pair.wait_until_up() < 5
+
+
+def test_an_orderly_end_tells_the_peer(pair: Pair) -> None:
+    assert pair.moat.kill(signal.SIGTERM) == 0
+    assert not pair.moat.socket.exists()
+    wait_for(lambda: pair.portal.connection("m0001")["state"] == "waiting", "the Delete", 2)
+    pair.moat.start()
+    pair.wait_until_up()
+
+
+def test_the_moats_wild_address_changes(pair: Pair) -> None:
+    before = pair.moat.connection("portal1")["spi_in"]
+    pair.moat.ip("address", "del", "192.0.2.10/24", "dev", "wild0")
+    pair.moat.ip("address", "add", "192.0.2.20/24", "dev", "wild0")
+    assert pair.wait_until_up() < 10
+    wait_for(
+        lambda: str(pair.portal.connection("m0001")["peer"]).startswith("192.0.2.20:"),
+        "the portal knows the new address",
+        5,
+    )
+    # The same SAs went on: nothing was set up anew.
+    assert pair.moat.connection("portal1")["spi_in"] == before
+    with pings(pair.moat, INSIDE, 50) as answers:
+        pass
+    assert answers.received == answers.sent
+
+
+def test_without_a_tunnel_raw_packets_are_dropped(pair: Pair) -> None:
+    pair.moat.moatctl("delete", "portal1", "--connections", str(pair.moat.connections))
+    before = pair.moat.drops().get("out-no-policy", 0)
+    assert not pair.pings()
+    assert pair.moat.drops()["out-no-policy"] > before
+    assert pair.moat.apply("add", pair.to_portal) == {"changed": True, "running": True}
+    pair.wait_until_up()

@@ -1,0 +1,124 @@
+"""The commands of the control socket: what they do, who did it, what they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moatvpn.config import ConnectionConfig, connection_to_dict
+from moatvpn.daemon.commands import Commands
+from moatvpn.daemon.control import Peer
+from moatvpn.errors import OperatorError
+
+Make = Callable[..., ConnectionConfig]
+OPERATOR = Peer(4711, 1000, 100)
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.changes = True
+
+    def status(self, now: float) -> dict[str, Any]:
+        return {"connections": [], "drops": {}}
+
+    def show(self, name: str, now: float) -> dict[str, Any]:
+        return {"name": name}
+
+    def add(self, config: ConnectionConfig, now: float) -> None:
+        self.calls.append(("add", config, now))
+
+    def replace(self, config: ConnectionConfig, now: float) -> bool:
+        self.calls.append(("replace", config, now))
+        return self.changes
+
+    def delete(self, name: str, now: float) -> bool:
+        self.calls.append(("delete", name, now))
+        return self.changes
+
+    def rekey(self, name: str, sa: str, now: float) -> None:
+        self.calls.append(("rekey", name, sa, now))
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def commands(engine: FakeEngine, log: Any) -> Commands:
+    return Commands(engine, log, lambda: 50.0)  # type: ignore[arg-type]
+
+
+def test_reading_commands_leave_no_trace(commands: Commands, log: Any) -> None:
+    assert commands({"command": "status"}, OPERATOR) == {"connections": [], "drops": {}}
+    assert commands({"command": "show", "name": "c1"}, OPERATOR) == {"name": "c1"}
+    assert log.lines == []
+
+
+def test_changing_commands_are_logged_with_who_asked(
+    commands: Commands, engine: FakeEngine, log: Any, make_connection: Make
+) -> None:
+    config = make_connection(1)
+    record = connection_to_dict(config)
+    requests = [
+        {"command": "add", "connection": record},
+        {"command": "replace", "connection": record},
+        {"command": "delete", "name": "c1"},
+        {"command": "rekey", "name": "c1"},
+        {"command": "rekey", "name": "c1", "sa": "ike"},
+        {"command": "log-level", "level": "debug"},
+    ]
+    for request in requests:
+        assert commands(request, OPERATOR) == {"changed": True}
+    assert engine.calls == [
+        ("add", config, 50.0),
+        ("replace", config, 50.0),
+        ("delete", "c1", 50.0),
+        ("rekey", "c1", "child", 50.0),
+        ("rekey", "c1", "ike", 50.0),
+    ]
+    assert log.level == "debug"
+    assert len(log.lines) == len(requests)
+    assert all("user 1000, group 100, process 4711" in text for _, text, _ in log.lines)
+    assert [connection for *_, connection in log.lines] == ["c1"] * 5 + [None]
+
+
+def test_what_changes_nothing_is_not_logged(
+    commands: Commands, engine: FakeEngine, log: Any, make_connection: Make
+) -> None:
+    engine.changes = False
+    record = connection_to_dict(make_connection(1))
+    for request in (
+        {"command": "replace", "connection": record},
+        {"command": "delete", "name": "c1"},
+        {"command": "log-level", "level": "info"},
+    ):
+        assert commands(request, OPERATOR) == {"changed": False}
+    assert log.lines == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({}, "lacks the text 'command'"),
+        ({"command": 5}, "lacks the text 'command'"),
+        ({"command": "reboot"}, "is not known. Known: status, show, add"),
+        ({"command": "show"}, "lacks the text 'name'"),
+        ({"command": "delete", "name": ["c1"]}, "lacks the text 'name'"),
+        ({"command": "add"}, "lacks the object 'connection'"),
+        ({"command": "replace", "connection": "c1"}, "lacks the object 'connection'"),
+        ({"command": "add", "connection": {}}, "remote_public_keys"),
+        ({"command": "rekey", "name": "c1", "sa": "esp"}, "cannot be rekeyed. Give child or ike"),
+        ({"command": "rekey", "name": "c1", "sa": []}, "cannot be rekeyed"),
+    ],
+)
+def test_refusals(
+    commands: Commands, engine: FakeEngine, request_: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(OperatorError) as caught:
+        commands(request_, OPERATOR)
+    assert reason in str(caught.value)
+    assert engine.calls == []

@@ -1,0 +1,62 @@
+"""What two connections must not share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from moatvpn.config import ConnectionConfig
+from moatvpn.daemon.connections import Connections
+from moatvpn.errors import ConfigError, OperatorError
+
+Make = Callable[..., ConnectionConfig]
+
+
+def test_put_get_remove(make_connection: Make) -> None:
+    connections = Connections()
+    first, second = make_connection(1), make_connection(2)
+    connections.put(first)
+    connections.put(second)
+    assert list(connections) == [first, second]
+    assert connections.get("c1") is connections.expect("c1") is first
+    connections.remove("c1")
+    connections.remove("c1")
+    assert connections.get("c1") is None
+    assert len(connections) == 1
+    with pytest.raises(OperatorError, match=r"connection c1: is not known. See `moatctl status`"):
+        connections.expect("c1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"remote_identity": "m1.moats.example.net"},
+        {"remote_selectors": ["10.201.1.0/24"]},
+        {"remote_selectors": ["10.201.9.0/24", "fd00:201:1::/64"]},
+    ],
+)
+def test_an_identity_or_network_has_one_owner(
+    make_connection: Make, changes: dict[str, object]
+) -> None:
+    connections = Connections()
+    connections.put(make_connection(1))
+    with pytest.raises(ConfigError, match=r"connection c2: .* belongs to connection c1"):
+        connections.check(make_connection(2, **changes))
+
+
+def test_a_connection_may_take_its_own_place_and_free_what_it_had(make_connection: Make) -> None:
+    connections = Connections()
+    connections.put(make_connection(1))
+    moved = make_connection(1, remote_selectors=["10.201.7.0/24"])
+    connections.check(moved)
+    connections.put(moved)
+    connections.check(make_connection(2, remote_selectors=["10.201.1.0/24"]))
+    with pytest.raises(ConfigError, match=r"10\.201\.7\.0/24 belongs to connection c1"):
+        connections.check(make_connection(2, remote_selectors=["10.201.7.0/24"]))
+
+
+@pytest.mark.parametrize("address", ["fd00::1", 5, True])
+def test_the_wild_side_speaks_ipv4(make_connection: Make, address: object) -> None:
+    with pytest.raises(ConfigError, match="remote_address"):
+        Connections().check(make_connection(1, remote_address=address))

@@ -1,0 +1,269 @@
+"""The engine: IKE's events reach the data plane, and the data plane's news reach IKE."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from moatvpn.config import ConnectionConfig
+from moatvpn.counters import Counters, DropReason
+from moatvpn.daemon.engine import Engine
+from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.esp.child import ChildSa, EspSuite
+from moatvpn.esp.processor import Envelope, EspStatistics, RawPacket
+from moatvpn.ike.connection import ConnectionStatus
+from moatvpn.ike.events import (
+    ChildActivate,
+    ChildDown,
+    ChildUp,
+    IkeDown,
+    IkeRekeyed,
+    IkeUp,
+    Notice,
+    PeerMoved,
+)
+from moatvpn.wire.endpoint import Datagram, Endpoint
+
+Make = Callable[..., ConnectionConfig]
+PEER = Endpoint("192.0.2.10", 500)
+US = Endpoint("198.51.100.2", 500)
+
+
+class FakeIke:
+    """Notes what it is called with; its events and datagrams are put in by the test."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.events: deque[Any] = deque()
+        self.datagrams: list[Datagram] = []
+        self.timer: float | None = None
+        self.refuses_rekey = False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+    def next_event(self) -> Any:
+        return self.events.popleft() if self.events else None
+
+    def datagrams_to_send(self) -> list[Datagram]:
+        out, self.datagrams = self.datagrams, []
+        return out
+
+    def get_timer(self) -> float | None:
+        return self.timer
+
+    def rekey(self, name: str, sa: str, now: float) -> None:
+        if self.refuses_rekey:
+            raise OperatorError(name, "is not established", "Try again when it is")
+        self.calls.append(("rekey", name, sa, now))
+
+    def status(self, name: str) -> ConnectionStatus:
+        return ConnectionStatus(
+            name, "established", "responder", PEER, False, b"\1" * 8, b"\2" * 8, 90.0, 200.0, None
+        )
+
+
+class FakeEsp:
+    """Notes what it is called with; carries packets for the connection named in them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.worn: list[str] = []
+        self.moved = False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **more: self.calls.append((name, *arguments, *more.values()))
+
+    def encapsulate(self, packet: bytes) -> Envelope | None:
+        if packet == b"drop":
+            return None
+        return Envelope(b"<" + packet + b">", PEER, False, 0, packet.decode())
+
+    def decapsulate(self, data: bytes, source: Endpoint, tos: int) -> RawPacket | None:
+        return None if data == b"drop" else RawPacket(data, data.decode(), 7, self.moved)
+
+    def rekeys_wanted(self) -> list[str]:
+        worn, self.worn = self.worn, []
+        return worn
+
+    def statistics(self, name: str) -> EspStatistics:
+        return EspStatistics(packets_in=3, spi_in=0x11, spi_out=0x22, suite="aes-256-gcm")
+
+
+class Fixture:
+    def __init__(self, log: Any) -> None:
+        self.ike, self.esp, self.counters, self.log = FakeIke(), FakeEsp(), Counters(), log
+        self.engine = Engine(self.ike, self.esp, self.counters, log)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def made(log: Any) -> Fixture:
+    return Fixture(log)
+
+
+def child(spi_in: int = 0x11) -> ChildSa:
+    suite = EspSuite.AES_256_GCM
+    return ChildSa("c1", spi_in, 0x22, suite, True, b"k" * 36, b"K" * 36, (), (), False)
+
+
+@pytest.mark.parametrize(
+    ("event", "call"),
+    [
+        (ChildUp(child(), PEER, None, True), ("install", child(), PEER, True)),
+        (ChildUp(child(), PEER, 0x10, False), ("install", child(), PEER, False)),
+        (ChildActivate("c1", 0x11), ("activate", 0x11)),
+        (ChildDown("c1", 0x11), ("remove", 0x11)),
+        (PeerMoved("c1", PEER), ("set_peer", "c1", PEER)),
+        (IkeUp("c1", PEER, True), None),
+        (IkeDown("c1", "the peer deleted it"), None),
+        (IkeRekeyed("c1"), None),
+        (Notice("c1", "info", "text"), None),
+    ],
+)
+def test_each_event_reaches_the_data_plane(
+    made: Fixture, event: Any, call: tuple[Any, ...] | None
+) -> None:
+    made.ike.events.append(event)
+    made.engine.handle_timer(100.0)
+    assert made.esp.calls == ([] if call is None else [call])
+
+
+def test_the_log_names_the_connection_and_holds_no_key(made: Fixture) -> None:
+    made.ike.events += [
+        ChildUp(child(), PEER, 0x10, True),
+        IkeUp("c1", PEER, False),
+        IkeDown("c1", "no answer"),
+        PeerMoved("c1", PEER),
+        Notice(None, "warning", "text"),
+    ]
+    made.engine.handle_timer(100.0)
+    assert [line[2] for line in made.log.lines] == ["c1", "c1", "c1", "c1", None]
+    assert made.log.lines[2][:2] == ("warning", "IKE SA down: no answer")
+    text = str(made.log.lines)
+    assert "kkkk" not in text
+    assert b"k".hex() * 8 not in text
+
+
+def test_events_are_applied_before_the_messages_go_out(made: Fixture) -> None:
+    datagram = Datagram(b"answer", US, PEER)
+    made.ike.datagrams, made.ike.events = [datagram], deque([ChildUp(child(), PEER, None, True)])
+    made.engine.from_ike(Datagram(b"request", US, PEER), 100.0)
+    assert made.ike.calls == [("receive_datagram", Datagram(b"request", US, PEER), 100.0)]
+    assert made.esp.calls[0][0] == "install"
+    assert made.engine.datagrams_to_send() == [datagram]
+    assert made.engine.datagrams_to_send() == []
+
+
+def test_traffic_out_is_told_twice_a_second(made: Fixture) -> None:
+    for step in range(20):
+        envelope = made.engine.from_tun(b"c1", 100.0 + step / 10)
+        assert envelope is not None
+        assert envelope.data == b"<c1>"
+    made.engine.from_tun(b"c2", 100.0)
+    assert made.engine.from_tun(b"drop", 110.0) is None
+    c1 = [call[2] for call in made.ike.calls if call[:2] == ("note_outbound", "c1")]
+    assert c1 == [100.0, 100.5, 101.0, 101.5]
+    assert ("note_outbound", "c2", 100.0) in made.ike.calls
+    assert len(made.ike.calls) == 5
+
+
+def test_traffic_in_is_told_twice_a_second(made: Fixture) -> None:
+    for step in range(10):
+        assert made.engine.from_esp(b"c1", PEER, 0, 100.0 + step / 10) == b"c1"
+    assert made.engine.from_esp(b"drop", PEER, 0, 110.0) is None
+    assert made.ike.calls == [("note_inbound", "c1", 100.0), ("note_inbound", "c1", 100.5)]
+
+
+def test_a_move_that_esp_saw_reaches_both(made: Fixture) -> None:
+    elsewhere = Endpoint("203.0.113.9", 0)
+    made.esp.moved = True
+    made.engine.from_esp(b"c1", elsewhere, 0, 100.0)
+    assert ("set_peer", "c1", elsewhere) in made.esp.calls
+    assert ("peer_moved", "c1", elsewhere, 100.0) in made.ike.calls
+
+
+def test_worn_sas_are_rekeyed_and_a_refusal_is_logged(made: Fixture) -> None:
+    made.esp.worn = ["c1"]
+    made.engine.from_tun(b"c1", 100.0)
+    assert ("rekey", "c1", "child", 100.0) in made.ike.calls
+    made.esp.worn, made.ike.refuses_rekey = ["c1"], True
+    made.engine.from_tun(b"c1", 101.0)
+    assert made.log.lines[-1][0] == "warning"
+    assert made.log.lines[-1][2] == "c1"
+
+
+def test_add_replace_delete(made: Fixture, make_connection: Make) -> None:
+    engine, first = made.engine, make_connection(1)
+    engine.add(first, 100.0)
+    with pytest.raises(ConfigError, match="connection c1: is there already"):
+        engine.add(first, 100.0)
+    assert made.ike.calls == [("add_connection", first, 100.0)]
+    assert engine.replace(first, 101.0) is False
+    changed = make_connection(1, dpd_interval=7)
+    assert engine.replace(changed, 102.0) is True
+    assert engine.replace(make_connection(2), 103.0) is True
+    assert engine.delete("c1", 104.0) is True
+    assert engine.delete("c1", 105.0) is False
+    assert made.ike.calls[1:] == [
+        ("remove_connection", "c1", 102.0),
+        ("add_connection", changed, 102.0),
+        ("add_connection", make_connection(2), 103.0),
+        ("remove_connection", "c1", 104.0),
+    ]
+    assert made.esp.calls == [("remove_connection", "c1")] * 2
+
+
+def test_a_refused_replacement_changes_nothing(made: Fixture, make_connection: Make) -> None:
+    for number in (1, 2):
+        made.engine.add(make_connection(number), 100.0)
+    made.ike.calls.clear()
+    thief = make_connection(2, remote_selectors=["10.201.1.0/24"])
+    with pytest.raises(ConfigError, match="belongs to connection c1"):
+        made.engine.replace(thief, 101.0)
+    assert made.ike.calls == made.esp.calls == []
+    assert made.engine.replace(make_connection(2), 102.0) is False
+
+
+def test_what_is_not_known_cannot_be_asked_about(made: Fixture) -> None:
+    with pytest.raises(OperatorError, match="connection c9: is not known"):
+        made.engine.show("c9", 100.0)
+    with pytest.raises(OperatorError, match="connection c9: is not known"):
+        made.engine.rekey("c9", "child", 100.0)
+    assert made.ike.calls == []
+
+
+def test_status_and_show(made: Fixture, make_connection: Make) -> None:
+    made.engine.add(make_connection(1), 95.0)
+    made.counters.drop(DropReason.OUT_NO_SA)
+    status = made.engine.status(100.0)
+    assert status["drops"] == {"out-no-sa": 1}
+    (row,) = status["connections"]
+    assert row["name"] == "c1"
+    assert row["peer"] == "192.0.2.10:500"
+    assert row["established_for"] == 10.0
+    assert row["ike_rekey_in"] == 100.0
+    assert row["child_rekey_in"] is None
+    assert (row["spi_in"], row["spi_out"]) == ("0x00000011", "0x00000022")
+    assert row["ike_spi_i"] == "0x" + "01" * 8
+    assert row["encapsulation"] == "esp"
+    shown = made.engine.show("c1", 100.0)
+    assert shown["config"]["remote_identity"] == "m1.moats.example.net"
+
+
+def test_shutdown_tells_peers_and_stops_carrying(made: Fixture, make_connection: Make) -> None:
+    made.engine.add(make_connection(1), 95.0)
+    made.ike.datagrams = [Datagram(b"delete", US, PEER)]
+    made.engine.shutdown(100.0)
+    assert made.ike.calls[-1] == ("shutdown", 100.0)
+    assert made.esp.calls == [("remove_connection", "c1")]
+    assert [d.data for d in made.engine.datagrams_to_send()] == [b"delete"]
+
+
+def test_a_changed_address_is_told(made: Fixture) -> None:
+    made.engine.local_address_changed(100.0)
+    assert made.ike.calls == [("local_address_changed", 100.0)]
+    made.ike.timer = 123.0
+    assert made.engine.get_timer() == 123.0

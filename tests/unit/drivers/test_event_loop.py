@@ -1,0 +1,131 @@
+"""The event loop: readers, writers, the deadline, signals, fairness."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from moatvpn.drivers.clock import monotonic
+from moatvpn.drivers.loop import Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop(monotonic)
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    yield ends
+    for end in ends:
+        end.close()
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def nothing() -> None:
+    return None
+
+
+def test_a_readable_source_is_called_back(loop: Loop, pair: Pair) -> None:
+    seen: list[bytes] = []
+
+    def read() -> None:
+        seen.append(pair[0].recv(10))
+        loop.stop()
+
+    loop.watch(pair[0], read)
+    pair[1].send(b"hello")
+    loop.run(lambda: None, nothing)
+    assert seen == [b"hello"]
+
+
+def test_watching_again_changes_what_is_waited_for(loop: Loop, pair: Pair) -> None:
+    calls: list[str] = []
+    loop.watch(pair[0], lambda: calls.append("read"))
+
+    def write() -> None:
+        calls.append("write")
+        loop.stop()
+
+    loop.watch(pair[0], None, write)
+    pair[1].send(b"unread")
+    loop.run(lambda: None, nothing)
+    assert calls == ["write"]
+
+
+def test_the_deadline_comes_while_nothing_happens(loop: Loop) -> None:
+    due = monotonic() + 0.03
+    loop.run(lambda: due, loop.stop)
+    assert monotonic() >= due
+
+
+def test_the_deadline_comes_however_busy_the_sources_are(loop: Loop, pair: Pair) -> None:
+    pair[1].send(b"never read, so always readable")
+    rounds = 0
+
+    def busy() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    loop.watch(pair[0], busy)
+    due = monotonic() + 0.03
+    loop.run(lambda: due, loop.stop)
+    assert rounds > 1
+
+
+def test_two_busy_sources_take_turns(loop: Loop, pair: Pair) -> None:
+    turns = [0, 0]
+
+    def turn(which: int) -> None:
+        turns[which] += 1
+        if sum(turns) == 100:
+            loop.stop()
+
+    for which, end in enumerate(pair):
+        pair[1 - which].send(b"always readable")
+        loop.watch(end, lambda which=which: turn(which))
+    loop.run(lambda: None, nothing)
+    assert turns == [50, 50]
+
+
+def test_a_source_forgotten_within_a_round_is_not_called(loop: Loop, pair: Pair) -> None:
+    calls: list[int] = []
+
+    def only_once(which: int) -> None:
+        calls.append(which)
+        loop.forget(pair[1 - which])
+        loop.forget(pair[1 - which])  # forgetting twice is no error
+
+    for which, end in enumerate(pair):
+        pair[1 - which].send(b"readable")
+        loop.watch(end, lambda which=which: (only_once(which), loop.stop())[1])
+    loop.run(lambda: None, nothing)
+    assert len(calls) == 1
+
+
+def test_a_signal_wakes_the_loop(loop: Loop) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    numbers: list[int] = []
+
+    def arrived(number: int) -> None:
+        numbers.append(number)
+        loop.stop()
+
+    try:
+        loop.handle_signals((signal.SIGUSR1,), arrived)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        loop.run(lambda: None, nothing)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert numbers == [signal.SIGUSR1]

@@ -1,0 +1,113 @@
+"""A UDP port of ours: framing (RFC 3948), addresses, TOS octet, batches, failures."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from moatvpn.counters import Counters, DropReason
+from moatvpn.drivers.udp import UdpPort, local_address_towards
+from moatvpn.errors import OperatorError
+from moatvpn.wire.endpoint import Datagram, Endpoint
+
+
+@pytest.fixture
+def counters() -> Counters:
+    return Counters()
+
+
+@pytest.fixture
+def framed(counters: Counters) -> Iterator[UdpPort]:
+    with closing(UdpPort(0, counters, framed=True)) as port:
+        yield port
+
+
+@pytest.fixture
+def plain(counters: Counters) -> Iterator[UdpPort]:
+    with closing(UdpPort(0, counters, framed=False)) as port:
+        yield port
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(5)
+        yield sock
+
+
+def at(sock: socket.socket) -> Endpoint:
+    return Endpoint(*sock.getsockname())
+
+
+def test_framed_port_tells_esp_ike_and_keepalives_apart(
+    framed: UdpPort, peer: socket.socket
+) -> None:
+    for data in (b"\xff", bytes(4) + b"ike", b"\0\0\1\0esp", b"\xff\xff", bytes(4), b""):
+        peer.sendto(data, ("127.0.0.1", framed.port))
+    arrivals, messages = framed.receive()
+    assert arrivals == [(data, at(peer), 0) for data in (b"\0\0\1\0esp", b"\xff\xff", b"")]
+    local = Endpoint("127.0.0.1", framed.port)
+    assert messages == [Datagram(data, local, at(peer)) for data in (b"ike", b"")]
+
+
+def test_plain_port_takes_everything_for_ike(plain: UdpPort, peer: socket.socket) -> None:
+    for data in (b"\xff", bytes(4) + b"ike"):
+        peer.sendto(data, ("127.0.0.1", plain.port))
+    arrivals, messages = plain.receive()
+    assert arrivals == []
+    assert [message.data for message in messages] == [b"\xff", bytes(4) + b"ike"]
+
+
+def test_the_local_address_is_the_one_that_was_sent_to(plain: UdpPort, peer: socket.socket) -> None:
+    peer.sendto(b"ike", ("127.0.0.77", plain.port))
+    (message,) = plain.receive()[1]
+    assert message.local == Endpoint("127.0.0.77", plain.port)
+    plain.send_ike(Datagram(b"answer", message.local, message.remote))
+    assert peer.recvfrom(100) == (b"answer", ("127.0.0.77", plain.port))
+
+
+def test_framed_port_sends_ike_with_the_marker(framed: UdpPort, peer: socket.socket) -> None:
+    local = Endpoint("127.0.0.1", framed.port)
+    assert framed.send_ike(Datagram(b"ike", local, at(peer)))
+    assert peer.recv(100) == bytes(4) + b"ike"
+
+
+@pytest.mark.parametrize("tos", [0, 3, 0xB8])
+def test_esp_carries_the_tos_octet_both_ways(framed: UdpPort, counters: Counters, tos: int) -> None:
+    with closing(UdpPort(0, counters, framed=True)) as other:
+        assert framed.send_esp(b"\1\2\3\4esp", Endpoint("127.0.0.1", other.port), tos)
+        ((data, source, seen),) = other.receive()[0]
+    assert (data, seen) == (b"\1\2\3\4esp", tos)
+    assert source == Endpoint("127.0.0.1", framed.port)
+
+
+def test_a_batch_is_bounded_and_the_rest_waits(framed: UdpPort, peer: socket.socket) -> None:
+    for number in range(10):
+        peer.sendto(bytes([1, 0, 0, number]), ("127.0.0.1", framed.port))
+    assert [data[3] for data, _, _ in framed.receive(4)[0]] == [0, 1, 2, 3]
+    assert [data[3] for data, _, _ in framed.receive(64)[0]] == [4, 5, 6, 7, 8, 9]
+    assert framed.receive() == ([], [])
+
+
+def test_what_cannot_be_sent_is_counted(framed: UdpPort, counters: Counters) -> None:
+    nowhere = Endpoint("255.255.255.255", 9)  # broadcast, which the socket has no leave for
+    assert not framed.send_esp(b"\1\2\3\4", nowhere, 0)
+    assert not framed.send_esp(b"\1\2\3\4", nowhere, 2)
+    not_ours = Endpoint("192.0.2.250", framed.port)
+    assert not framed.send_ike(Datagram(b"ike", not_ours, Endpoint("127.0.0.1", 9)))
+    assert counters.value(DropReason.OUT_SEND_FAILED) == 3
+
+
+def test_a_taken_port_is_told_to_a_person(framed: UdpPort, counters: Counters) -> None:
+    with pytest.raises(OperatorError, match=rf"UDP port {framed.port}: cannot be opened"):
+        UdpPort(framed.port, counters, framed=True)
+
+
+def test_local_address_towards() -> None:
+    assert local_address_towards("127.0.0.1") == "127.0.0.1"
+    assert local_address_towards("255.255.255.255") is None
+    assert local_address_towards("fd00::1") is None
