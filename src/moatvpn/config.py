@@ -27,8 +27,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:
-    """One tunnel, as the database describes it. Nothing in it depends on a wild-side address,
-    but for the portal's that a moat is told.
+    """One tunnel, as the database describes it.
+
+    Nothing in it depends on a wild-side address, but for the portal's that a moat is told.
 
     name: the connection's name, unique on a box; a word of a-z, 0-9, '.', '_' and '-'.
     remote_identity: the peer's FQDN identity (ID_FQDN).
@@ -83,9 +84,11 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(str(path), f"cannot be read ({error.strerror})", "Check it exists")
+        raise ConfigError(
+            str(path), f"cannot be read ({error.strerror})", "Check it exists"
+        ) from error
     except ValueError as error:
-        raise ConfigError(str(path), f"is not JSON ({error})", "Mend or remove the file")
+        raise ConfigError(str(path), f"is not JSON ({error})", "Mend or remove the file") from error
     if not isinstance(value, dict):
         raise ConfigError(str(path), "holds no JSON object", "Mend or remove the file")
     return value

@@ -134,7 +134,7 @@ def capture(name: str, interface: str) -> Iterator[Capture]:
     with service(
         machine, unit,
         "tcpdump", "--interface", interface, "--snapshot-length=65535", "--buffer-size=65536",
-        "--packet-buffered", "--relinquish-privileges=root", "-w", path,
+        "--packet-buffered", "--immediate-mode", "--relinquish-privileges=root", "-w", path,
     ):  # fmt: skip
         size = f"stat --format=%s {path}"
         wait_for(lambda: machine.run(size).stdout.strip() not in ("", "0"), "tcpdump", 10)

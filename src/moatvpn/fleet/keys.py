@@ -42,27 +42,19 @@ def record_key(
     start = not_before or (row.not_before if row is not None else now)
     end = not_after or (row.not_after if row is not None else None)
     if end is not None and end < start:
-        raise OperatorError(
-            f"public key of {identity}",
-            f"ends ({end}) before it begins ({start})",
-            "Mend the dates",
-        )
-    others = [
-        other
-        for other in box.public_keys
-        if other is not row and (other.not_after is None or other.not_after > max(start, now))
-    ]
+        why = f"ends ({end}) before it begins ({start})"
+        raise OperatorError(f"public key of {identity}", why, "Mend the dates")
+    others = _others(box, row, max(start, now))
     if others and row is None and not replace:
         raise OperatorError(
             identity,
             "has another valid public key",
             "Add --replace if the box made a new key on purpose",
         )
-    changed = False
     if replace:
         for other in others:
             other.end(max(start, now))
-            changed = True
+    changed = bool(replace and others)
     if row is None:
         session.add(PublicKey(box=box, key=key, not_before=start, not_after=end))
         changed = True
@@ -71,6 +63,15 @@ def record_key(
         changed = True
     session.flush()
     return changed
+
+
+def _others(box: Box, row: PublicKey | None, moment: datetime) -> list[PublicKey]:
+    """Return the box's keys beside row that count at moment or later."""
+    return [
+        other
+        for other in box.public_keys
+        if other is not row and (other.not_after is None or other.not_after > moment)
+    ]
 
 
 def get_box(session: Session, identity: str) -> Box:
