@@ -64,15 +64,17 @@ def test_a_transfer_arrives_whole(pair: Pair, address: str) -> None:
 def test_a_rekey_during_a_transfer_loses_nothing(pair: Pair, who: str, sa: str) -> None:
     box, name = {"moat": (pair.moat, "portal1"), "portal": (pair.portal, "m0001")}[who]
     spi = {"child": "spi_in", "ike": "ike_spi_i"}[sa]
-    before = box.connection(name)[spi]
+    before, drops = box.connection(name)[spi], [pair.moat.drops(), pair.portal.drops()]
     with (
         pings(pair.moat, INSIDE) as answers,
-        transfer(pair.moat, pair.portal, INSIDE, 16),
+        # At a pace: TCP at full speed fills the kernel's queues until they lose packets.
+        transfer(pair.moat, pair.portal, INSIDE, 16, pace=5 << 20),
     ):
         box.moatctl("rekey", name, sa)
         wait_for(lambda: box.connection(name)[spi] != before, f"another {spi}", 5)
     assert answers.sent == answers.received == 300
     assert answers.duplicates == 0
+    assert [pair.moat.drops(), pair.portal.drops()] == drops
 
 
 def test_replacing_by_an_equal_is_no_change(pair: Pair) -> None:

@@ -35,7 +35,10 @@ _SEND = """
 import hashlib, os, socket, sys, time
 block, hashed = os.urandom(1 << 20), hashlib.sha256()
 start = time.monotonic()
+SO_MAX_PACING_RATE = 47
 with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
+    if pace := int(sys.argv[4]):
+        sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
     for _ in range(int(sys.argv[3])):
         sock.sendall(block)
         hashed.update(block)
@@ -54,15 +57,20 @@ class Transfer:
 
 
 @contextmanager
-def transfer(sender: Box, receiver: Box, address: str, mebibytes: int) -> Iterator[Transfer]:
-    """Send mebibytes by TCP while the block runs, and check at its end that they came whole."""
+def transfer(
+    sender: Box, receiver: Box, address: str, mebibytes: int, pace: int = 0
+) -> Iterator[Transfer]:
+    """Send mebibytes by TCP while the block runs, and check at its end that they came whole.
+
+    pace is how many octets a second TCP may send, 0 for as many as it can.
+    """
     pipe = subprocess.PIPE
     result = Transfer()
     with receiver.popen(sys.executable, "-c", _RECEIVE, address, PORT, stdout=pipe) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
-            words = (sys.executable, "-c", _SEND, address, PORT, str(mebibytes))
+            words = (sys.executable, "-c", _SEND, address, PORT, str(mebibytes), str(pace))
             with sender.popen(*words, stdout=pipe) as client:
                 try:
                     yield result
