@@ -66,6 +66,8 @@ class Box:
         run("ip", "netns", "add", namespace)
         self.ip("link", "set", "lo", "up")
         self.ip("tuntap", "add", "moat0", "mode", "tun")
+        # Without a link-local address the kernel sends nothing of its own into the tunnel.
+        self.ip("link", "set", "moat0", "addrgenmode", "none")
         self.ip("link", "set", "moat0", "up", "mtu", "1500")
         settings = {
             "identity": identity,
