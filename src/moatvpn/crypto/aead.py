@@ -1,22 +1,39 @@
-"""The combined-mode algorithms of ESP (RFC 4106, RFC 7634)."""
+"""The combined-mode algorithms of ESP, each with a 256-bit key (RFC 4106, RFC 7634)."""
 
 from __future__ import annotations
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-from moatvpn.esp.child import EspSuite
-
-IV_LENGTH = 8
+KEY_LENGTH = 32
+SALT_LENGTH = 4
 ICV_LENGTH = 16
 
+# Both have encrypt and decrypt of (12-octet nonce, data, associated data); the ICV is the last
+# 16 octets of what encrypt returns, and decrypt compares it in constant time.
 Aead = AESGCM | ChaCha20Poly1305
-NotAuthentic = InvalidTag
+NotAuthentic = InvalidTag  # what decrypt raises
 
 
-def new_aead(suite: EspSuite, material: bytes) -> tuple[Aead, bytes]:
-    """Return the cipher and the salt of keying material (key, then 4 octets of salt)."""
-    key, salt = material[: suite.key_length], material[suite.key_length :]
-    if len(material) != suite.key_length + suite.salt_length:
+def aes_256_gcm(material: bytes) -> tuple[Aead, bytes]:
+    """Return AES-256-GCM and the salt of keying material: 32 octets of key, 4 of salt.
+
+    Raises ValueError for any other length (RFC 4106, 8.1).
+    """
+    key, salt = _split(material)
+    return AESGCM(key), salt
+
+
+def chacha20_poly1305(material: bytes) -> tuple[Aead, bytes]:
+    """Return ChaCha20-Poly1305 and the salt of keying material: 32 octets of key, 4 of salt.
+
+    Raises ValueError for any other length (RFC 7634, 2).
+    """
+    key, salt = _split(material)
+    return ChaCha20Poly1305(key), salt
+
+
+def _split(material: bytes) -> tuple[bytes, bytes]:
+    if len(material) != KEY_LENGTH + SALT_LENGTH:
         raise ValueError(f"keying material of {len(material)} octets")
-    return (AESGCM(key) if suite is EspSuite.AES_256_GCM else ChaCha20Poly1305(key)), salt
+    return material[:KEY_LENGTH], material[KEY_LENGTH:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
-from moatvpn.esp.processor import EspStatistics
+from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.connection import ConnectionStatus
 
 

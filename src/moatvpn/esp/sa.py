@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-import struct
 from typing import NoReturn
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.aead import ICV_LENGTH, IV_LENGTH, NotAuthentic, new_aead
+from moatvpn.crypto.aead import NotAuthentic, aes_256_gcm, chacha20_poly1305
 from moatvpn.errors import PeerError
-from moatvpn.esp.child import ChildSa
+from moatvpn.esp.child import ChildSa, EspSuite
 from moatvpn.esp.replay import ReplayWindow
-from moatvpn.esp.selectors import Matcher
-from moatvpn.wire.endpoint import Endpoint
+from moatvpn.wire.esp import (
+    CIPHERTEXT_AT,
+    HEADER_LENGTH,
+    LAST_SEQUENCE,
+    extended_associated_data,
+    split_trailer,
+    start,
+    trailer,
+)
 
-_HEADER = struct.Struct("!II")
-_IV = struct.Struct("!Q")
-_ESN_AAD = struct.Struct("!IQ")
-ESP_HEADER = _HEADER.size
-MIN_LENGTH = ESP_HEADER + IV_LENGTH + 4 + ICV_LENGTH
-_TRAILERS = [
-    bytes(range(1, pad + 1)) + bytes((pad,)) for pad in range(4)
-]  # padding 1, 2, 3 and its length; the next header follows (2.4)
+# With extended sequence numbers the end is set by the cipher, not by the number's width. Packets
+# hold at most 2^12 blocks (64 KiB), so 2^36 of them are 2^48 blocks under one key: what an attacker
+# gains on GCM, about blocks squared / 2^129, is then still 2^-33; at 1500 octets a packet, 2^-43.
+LAST_PACKET_EXTENDED = 1 << 36
+# From this part of the numbers on, a rekey is wanted: long before the end, whatever the rate.
+SOFT_NUMERATOR, SOFT_DENOMINATOR = 3, 4
 
-LAST_SEQUENCE = (1 << 32) - 1
-# With extended numbers the end is set by the cipher: far more packets than that under one key
-# would spend AES-GCM's margin (RFC 8221, 5 points to the limits of the mode).
-LAST_EXTENDED_SEQUENCE = 1 << 40
-SOFT_PART = 0.75
+_NEW_CIPHER = {
+    EspSuite.AES_256_GCM: aes_256_gcm,
+    EspSuite.CHACHA20_POLY1305: chacha20_poly1305,
+}
 
 
 class OutboundSa:
     """Encrypts, with the sequence number as the IV.
 
-    Only this object moves the number: no nonce can come twice, because there is neither a copy of
-    it nor a way back.
+    Only this object moves the number, and only upwards: no nonce can come twice, because the
+    object can be neither copied nor stored and a number that is spent does not come back.
     """
 
-    __slots__ = (
-        "_aead", "_esn", "_last", "_salt", "_sequence", "_soft",
-        "child", "octets", "peer", "reported", "udp",
-    )  # fmt: skip
+    __slots__ = ("_aead", "_esn", "_last", "_salt", "_sequence", "_soft", "_spi", "octets", "worn")
 
-    def __init__(self, child: ChildSa, peer: Endpoint) -> None:
-        self.child = child
-        self.peer = peer
-        self.udp = child.udp
-        self.octets = 0
-        self.reported = False  # whether a rekey has been asked for
-        self._aead, self._salt = new_aead(child.suite, child.key_out)
+    def __init__(self, child: ChildSa) -> None:
+        self.octets = 0  # of raw packets
+        self.worn = False  # whether the soft limit is reached, and a rekey wanted
+        self._spi = child.spi_out
+        self._aead, self._salt = _NEW_CIPHER[child.suite](child.key_out)
         self._esn = child.esn
-        self._last = LAST_EXTENDED_SEQUENCE if child.esn else LAST_SEQUENCE
-        self._soft = int(self._last * SOFT_PART)
+        self._last = LAST_PACKET_EXTENDED if child.esn else LAST_SEQUENCE
+        self._soft = self._last * SOFT_NUMERATOR // SOFT_DENOMINATOR
         self._sequence = 0
 
     def __copy__(self) -> NoReturn:
@@ -64,66 +62,61 @@ class OutboundSa:
 
     @property
     def sequence(self) -> int:
-        """Return the number of the last packet."""
+        """Return the number of the last packet, which is also how many there were."""
         return self._sequence
 
-    @property
-    def wants_rekey(self) -> bool:
-        """Return whether the soft limit is behind us."""
-        return self._sequence > self._soft
-
-    def encrypt(self, packet: bytes, next_header: int) -> bytes:
-        """Return the ESP packet that holds packet; raise PeerError at the end of the numbers."""
+    def encrypt(self, packet: bytes, next_header: int) -> bytes | None:
+        """Return the ESP packet that holds packet, None where the numbers are used up (3.3.3)."""
         sequence = self._sequence + 1
-        if sequence > self._last:
-            raise PeerError(DropReason.OUT_SA_EXHAUSTED)
+        if sequence >= self._soft:
+            self.worn = True
+            if sequence > self._last:
+                return None
         self._sequence = sequence
-        header = _HEADER.pack(self.child.spi_out, sequence & LAST_SEQUENCE)
-        iv = _IV.pack(sequence)
-        plaintext = packet + _TRAILERS[-(len(packet) + 2) % 4] + bytes((next_header,))
-        associated = _ESN_AAD.pack(self.child.spi_out, sequence) if self._esn else header
         self.octets += len(packet)
-        return header + iv + self._aead.encrypt(self._salt + iv, plaintext, associated)
+        begin = start(self._spi, sequence)
+        header = begin[:HEADER_LENGTH]
+        return begin + self._aead.encrypt(
+            self._salt + begin[HEADER_LENGTH:],
+            packet + trailer(len(packet), next_header),
+            extended_associated_data(self._spi, sequence) if self._esn else header,
+        )
 
 
 class InboundSa:
-    """Decrypts, once each (RFC 4303, 3.4)."""
+    """Authenticates and decrypts, each packet once (RFC 4303, 3.4)."""
 
-    __slots__ = (
-        "_aead", "_esn", "_salt", "child", "octets", "packets", "peer", "selectors", "window",
-    )  # fmt: skip
+    __slots__ = ("_aead", "_esn", "_salt", "_spi", "_window", "octets", "packets")
 
-    def __init__(self, child: ChildSa, peer: Endpoint) -> None:
-        self.child = child
-        self.peer = peer
-        self.window = ReplayWindow()
-        self.selectors = Matcher(child.remote_ts, child.local_ts)
-        self.packets = self.octets = 0
-        self._aead, self._salt = new_aead(child.suite, child.key_in)
+    def __init__(self, child: ChildSa) -> None:
+        self.packets = self.octets = 0  # of raw packets that were delivered
+        self._spi = child.spi_in
+        self._window = ReplayWindow()
+        self._aead, self._salt = _NEW_CIPHER[child.suite](child.key_in)
         self._esn = child.esn
 
     def decrypt(self, data: bytes) -> tuple[bytes, int, bool]:
-        """Return the payload without padding, its next header, and whether it is the newest.
+        """Return the payload, its next header, and whether it is the newest packet so far.
 
-        Raises PeerError for a replay, a packet that is not authentic, and wrong padding.
+        data is an ESP packet of at least wire.esp.MIN_LENGTH. Raises PeerError for a replay, for
+        one that is not authentic, and for wrong padding.
         """
-        sequence = int.from_bytes(data[4:8], "big")
-        window = self.window
+        sequence = int.from_bytes(data[4:HEADER_LENGTH], "big")
+        window = self._window
         if self._esn:
             sequence = window.extend(sequence)
         if not window.check(sequence):
             raise PeerError(DropReason.ESP_REPLAYED, f"sequence number {sequence}")
-        associated = _ESN_AAD.pack(self.child.spi_in, sequence) if self._esn else data[:ESP_HEADER]
-        start = ESP_HEADER + IV_LENGTH
         try:
             plaintext = self._aead.decrypt(
-                self._salt + data[ESP_HEADER:start], data[start:], associated
+                self._salt + data[HEADER_LENGTH:CIPHERTEXT_AT],
+                data[CIPHERTEXT_AT:],
+                extended_associated_data(self._spi, sequence)
+                if self._esn
+                else data[:HEADER_LENGTH],
             )
         except NotAuthentic as error:
             raise PeerError(DropReason.ESP_NOT_AUTHENTIC) from error
         newest = window.commit(sequence)
-        padding, next_header = plaintext[-2], plaintext[-1]
-        end = len(plaintext) - 2 - padding
-        if end < 0 or plaintext[end:-2] != bytes(range(1, padding + 1)):
-            raise PeerError(DropReason.ESP_BAD_PADDING)
-        return plaintext[:end], next_header, newest
+        length, next_header = split_trailer(plaintext)
+        return plaintext[:length], next_header, newest

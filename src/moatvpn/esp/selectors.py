@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moatvpn.wire.ip import addresses, protocol_and_ports
+from moatvpn.wire.ip import protocol_and_ports
 from moatvpn.wire.selectors import ANY_PROTOCOL, LAST_PORT, TrafficSelector
 
+_ALL_PORTS = (0, LAST_PORT)
+Ranges = dict[int, tuple[tuple[int, int], ...]]
 
-def _addresses_only(selector: TrafficSelector) -> bool:
-    whole = (selector.start_port, selector.end_port) == (0, LAST_PORT)
-    return selector.protocol == ANY_PROTOCOL and whole
+
+def _selects_all_of_its_addresses(selector: TrafficSelector) -> bool:
+    ports = (selector.start_port, selector.end_port)
+    return selector.protocol == ANY_PROTOCOL and ports == _ALL_PORTS
+
+
+def _ranges(side: Sequence[TrafficSelector]) -> Ranges:
+    """Return lowest and highest address of each selector, by IP version."""
+    return {
+        version: tuple((int(ts.start), int(ts.end)) for ts in side if ts.start.version == version)
+        for version in (4, 6)
+    }
 
 
 def _selects(
@@ -22,34 +33,44 @@ def _selects(
         return False
     if selector.protocol not in (ANY_PROTOCOL, protocol):
         return False
-    if (selector.start_port, selector.end_port) == (0, LAST_PORT):
+    if (selector.start_port, selector.end_port) == _ALL_PORTS:
         return True
     # A packet whose ports are out of sight cannot satisfy a selector that asks for them.
     return port is not None and selector.start_port <= port <= selector.end_port
 
 
 class Matcher:
-    """Checks source and destination of raw packets against negotiated selectors."""
+    """Checks raw packets against the negotiated selectors of the two sides of an SA.
 
-    __slots__ = ("_ranges", "_simple", "_to", "_whence")
+    whence selects sources and source ports, to selects destinations and destination ports.
+    """
+
+    __slots__ = ("_by_address", "_from_ranges", "_to", "_to_ranges", "_whence")
 
     def __init__(self, whence: Sequence[TrafficSelector], to: Sequence[TrafficSelector]) -> None:
         self._whence, self._to = tuple(whence), tuple(to)
-        self._simple = all(_addresses_only(ts) for ts in (*whence, *to))
-        self._ranges = tuple(
-            tuple((ts.start.version, int(ts.start), int(ts.end)) for ts in side)
-            for side in (whence, to)
-        )
+        self._from_ranges, self._to_ranges = _ranges(whence), _ranges(to)
+        # Nearly every SA: addresses say all, and the packet need not be read any further.
+        self._by_address = all(_selects_all_of_its_addresses(ts) for ts in (*whence, *to))
 
-    def matches(self, packet: bytes) -> bool:
-        """Return whether packet, a whole IP packet, goes from the one side to the other."""
-        version, source, destination = addresses(packet)
-        if self._simple:
-            return any(
-                v == version and low <= source <= high for v, low, high in self._ranges[0]
-            ) and any(
-                v == version and low <= destination <= high for v, low, high in self._ranges[1]
-            )
+    def matches(self, packet: bytes, version: int, source: int, destination: int) -> bool:
+        """Return whether packet goes from the one side to the other.
+
+        packet is a whole IP packet; the rest is what wire.ip.read_header said of it.
+        """
+        for low, high in self._from_ranges[version]:
+            if low <= source <= high:
+                break
+        else:
+            return False
+        for low, high in self._to_ranges[version]:
+            if low <= destination <= high:
+                break
+        else:
+            return False
+        return self._by_address or self._matches_ports(packet, version, source, destination)
+
+    def _matches_ports(self, packet: bytes, version: int, source: int, destination: int) -> bool:
         protocol, from_port, to_port = protocol_and_ports(packet)
         return any(
             _selects(ts, version, source, protocol, from_port) for ts in self._whence

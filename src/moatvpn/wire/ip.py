@@ -1,6 +1,11 @@
-"""IP headers: what the ESP engine must read of a raw packet, and the ECN field (RFC 791, 8200)."""
+"""IP headers: what the ESP engine must read of a raw packet, and the ECN field (RFC 791, 8200).
+
+read_header checks; the other functions take a packet that it has passed.
+"""
 
 from __future__ import annotations
+
+import struct
 
 from moatvpn.counters import DropReason
 from moatvpn.errors import PeerError
@@ -11,38 +16,37 @@ NEXT_HEADER_NONE = 59
 _TCP, _UDP, _SCTP, _DCCP = 6, 17, 132, 33
 _WITH_PORTS = frozenset((_TCP, _UDP, _SCTP, _DCCP))
 _IPV4_HEADER, _IPV6_HEADER = 20, 40
+# First octet, total length, source, destination; and payload length, source, destination in halves.
+_read_ipv4 = struct.Struct("!BxH8xII").unpack_from
+_read_ipv6 = struct.Struct("!4xH2x4Q").unpack_from
 # IPv6 extension headers whose second octet gives their length (RFC 8200, 4)
 _HOP_BY_HOP, _ROUTING, _DESTINATION = 0, 43, 60
 _EXTENSIONS = frozenset((_HOP_BY_HOP, _ROUTING, _DESTINATION))
 _FRAGMENT = 44
+_EXTENSION_UNIT = 8
+_IPV4_OFFSET_MASK = 0x1FFF
 ECN_MASK = 0x03
-ECT_1, ECT_0, CE = 1, 2, 3
+NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3
 
 
-def total_length(packet: bytes) -> int:
-    """Return the length that the header of packet states, in octets.
+def read_header(packet: bytes) -> tuple[int, int, int, int]:
+    """Return version, length in octets as the header states it, source and destination.
 
-    Raises PeerError (ESP_INNER_MALFORMED) where packet holds no whole IP packet.
+    Addresses are integers. Octets may follow the stated length. Raises PeerError
+    (ESP_INNER_MALFORMED) where packet does not begin with a whole IP packet.
     """
     size = len(packet)
     version = packet[0] >> 4 if size else 0
     if version == 4 and size >= _IPV4_HEADER:
-        stated = packet[2] << 8 | packet[3]
-        header = (packet[0] & 0x0F) * 4
-        if _IPV4_HEADER <= header <= stated <= size:
-            return stated
+        first, length, source, destination = _read_ipv4(packet)
+        if _IPV4_HEADER <= (first & 0x0F) * 4 <= length <= size:
+            return 4, length, source, destination
     elif version == 6 and size >= _IPV6_HEADER:
-        stated = _IPV6_HEADER + (packet[4] << 8 | packet[5])
-        if stated <= size:
-            return stated
+        length, high, low, target_high, target_low = _read_ipv6(packet)
+        length += _IPV6_HEADER
+        if length <= size:
+            return 6, length, high << 64 | low, target_high << 64 | target_low
     raise PeerError(DropReason.ESP_INNER_MALFORMED, f"{size} octets of version {version}")
-
-
-def addresses(packet: bytes) -> tuple[int, int, int]:
-    """Return version, source and destination (as integers) of a packet that total_length passed."""
-    if packet[0] >> 4 == 4:
-        return 4, int.from_bytes(packet[12:16], "big"), int.from_bytes(packet[16:20], "big")
-    return 6, int.from_bytes(packet[8:24], "big"), int.from_bytes(packet[24:40], "big")
 
 
 def protocol_and_ports(packet: bytes) -> tuple[int, int | None, int | None]:
@@ -52,30 +56,35 @@ def protocol_and_ports(packet: bytes) -> tuple[int, int | None, int | None]:
     """
     if packet[0] >> 4 == 4:
         protocol, offset = packet[9], (packet[0] & 0x0F) * 4
-        fragment = (packet[6] << 8 | packet[7]) & 0x1FFF
+        later_fragment = (packet[6] << 8 | packet[7]) & _IPV4_OFFSET_MASK != 0
     else:
-        protocol, offset, fragment = _skip_extensions(packet)
-    if fragment or protocol not in _WITH_PORTS or len(packet) < offset + 4:
+        protocol, offset, later_fragment = _skip_extensions(packet)
+    if later_fragment or protocol not in _WITH_PORTS or len(packet) < offset + 4:
         return protocol, None, None
     source = packet[offset] << 8 | packet[offset + 1]
     return protocol, source, packet[offset + 2] << 8 | packet[offset + 3]
 
 
-def _skip_extensions(packet: bytes) -> tuple[int, int, int]:
-    protocol, offset, fragment = packet[6], _IPV6_HEADER, 0
-    while (protocol in _EXTENSIONS or protocol == _FRAGMENT) and len(packet) >= offset + 8:
+def _skip_extensions(packet: bytes) -> tuple[int, int, bool]:
+    """Return upper protocol, its offset, and whether it began in an earlier fragment."""
+    protocol, offset = packet[6], _IPV6_HEADER
+    while len(packet) >= offset + _EXTENSION_UNIT:
         if protocol == _FRAGMENT:
-            fragment |= (packet[offset + 2] << 8 | packet[offset + 3]) >> 3
-            length = 8
+            protocol = packet[offset]
+            if packet[offset + 2] << 8 | packet[offset + 3] & 0xF8:
+                # What follows is the middle of something: it must not be read as headers.
+                return protocol, offset, True
+            offset += _EXTENSION_UNIT
+        elif protocol in _EXTENSIONS:
+            protocol = packet[offset]
+            offset += (packet[offset + 1] + 1) * _EXTENSION_UNIT  # at least 8: the loop moves on
         else:
-            length = (packet[offset + 1] + 1) * 8  # at least 8, so the loop moves on
-        protocol = packet[offset]
-        offset += length
-    return protocol, offset, fragment
+            break
+    return protocol, offset, False
 
 
 def traffic_class(packet: bytes) -> int:
-    """Return the DSCP and ECN octet."""
+    """Return the octet of DSCP and ECN."""
     if packet[0] >> 4 == 4:
         return packet[1]
     return (packet[0] & 0x0F) << 4 | packet[1] >> 4
@@ -90,6 +99,8 @@ def set_ecn(packet: bytes, ecn: int) -> bytes:
     changed[1] = packet[1] & ~ECN_MASK | ecn
     checksum = packet[10] << 8 | packet[11]
     old, new = packet[0] << 8 | packet[1], changed[0] << 8 | changed[1]
+    # In one's complement, old minus new is all that the sum changes by: a wrong checksum stays as
+    # wrong as it was, for the receiving host to find.
     total = (~checksum & 0xFFFF) + (~old & 0xFFFF) + new
     total = (total & 0xFFFF) + (total >> 16)
     total = (total & 0xFFFF) + (total >> 16)

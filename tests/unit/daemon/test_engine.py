@@ -13,7 +13,8 @@ from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.engine import Engine
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.child import ChildSa, EspSuite
-from moatvpn.esp.processor import Envelope, EspStatistics, RawPacket
+from moatvpn.esp.processor import Envelope, RawPacket
+from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.connection import ConnectionStatus
 from moatvpn.ike.events import (
     ChildActivate,

@@ -1,4 +1,4 @@
-"""The anti-replay window, against a plain model of it."""
+"""The anti-replay window and extended sequence numbers, exhaustively where it matters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,92 @@ from hypothesis import strategies as st
 
 from moatvpn.esp.replay import WINDOW, ReplayWindow
 
+SUBSPACE = 1 << 32
 
-@given(st.lists(st.integers(0, 6000), max_size=200))
-def test_agrees_with_a_set_of_all_that_came(sequence):
+
+def received(*numbers):
+    window = ReplayWindow()
+    for number in numbers:
+        assert window.check(number)
+        window.commit(number)
+    return window
+
+
+# What has come, then what may still come, then what may not.
+TABLE = [
+    ((), (1, 2, WINDOW, SUBSPACE, SUBSPACE**2 - 1), (0, -1, SUBSPACE**2)),
+    ((1,), (2, WINDOW + 1), (0, 1)),
+    ((2,), (1, 3), (0, 2)),
+    ((WINDOW,), (1, WINDOW - 1, WINDOW + 1), (0, WINDOW)),
+    ((WINDOW + 1,), (2, WINDOW), (0, 1, WINDOW + 1)),
+    ((1, WINDOW), (2,), (1, WINDOW)),
+    ((1, WINDOW + 1), (2, 3), (1,)),
+    # Bits must travel with the window: by 1, by all but one, by all, and by far more than all.
+    ((5, 6), (4, 7), (5, 6)),
+    ((5, 4 + WINDOW), (6, 3 + WINDOW, 5 + WINDOW), (4, 5, 4 + WINDOW)),
+    ((5, 5 + WINDOW), (6, 7), (5, 5 + WINDOW)),
+    ((5, 5 + 10 * WINDOW), (6 + 9 * WINDOW,), (5, 5 + 9 * WINDOW)),
+    ((5, 1 << 63), ((1 << 63) - 1, (1 << 63) + 1), (5, 1 << 63)),
+    # Late ones are remembered, too.
+    ((3000, 2000, 2999), (1999, 2001, 2998), (3000, 2000, 2999)),
+    # Across the end of the first subspace.
+    ((SUBSPACE - 1, SUBSPACE + 1), (SUBSPACE, SUBSPACE + 2), (SUBSPACE - 1, SUBSPACE + 1)),
+    ((SUBSPACE + WINDOW - 1,), (SUBSPACE, SUBSPACE + 1), (SUBSPACE - 1,)),
+]
+
+
+@pytest.mark.parametrize(("came", "fresh", "stale"), TABLE)
+def test_table(came, fresh, stale):
+    window = received(*came)
+    assert [number for number in fresh if not window.check(number)] == []
+    assert [number for number in stale if window.check(number)] == []
+
+
+@pytest.mark.parametrize("top", [1, 7, WINDOW - 1, WINDOW, WINDOW + 1, SUBSPACE + 3, 1 << 48])
+def test_every_place_in_the_window_accepts_once(top):
+    window = received(top)
+    for number in range(top + 2, top - WINDOW - 3, -1):
+        inside = number > 0 and top - WINDOW < number < top
+        if number > top:
+            assert window.check(number)
+            continue
+        assert window.check(number) == inside
+        if inside:
+            assert not window.commit(number)
+            assert not window.check(number)
+    assert window.top == top
+
+
+@pytest.mark.parametrize("step", [1, 2, 63, 64, 65, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+def test_every_step_forward_keeps_what_stays_inside(step):
+    """A window that is full but for every third number, moved on by step."""
+    top = 3 * WINDOW
+    came = {number for number in range(top - WINDOW + 1, top + 1) if number % 3 or number == top}
+    window = received(*sorted(came))
+    assert window.commit(top + step)
+    bottom = top + step - WINDOW + 1
+    for number in range(bottom - 5, top + step + 1):
+        expected = number >= bottom and number not in came and number != top + step
+        assert window.check(number) == expected
+
+
+def test_check_alone_changes_nothing():
+    window = received(10)
+    for number in (11, 9, 10_000):
+        assert window.check(number)
+        assert window.check(number)
+    assert window.top == 10
+
+
+def test_commit_tells_whether_it_is_the_newest():
+    window = ReplayWindow()
+    assert [window.commit(number) for number in (1, 5, 3, 6, 4)] == [True, True, False, True, False]
+
+
+@given(st.lists(st.integers(0, 3 * WINDOW), max_size=200))
+def test_agrees_with_a_set_of_all_that_came(numbers):
     window, seen, top = ReplayWindow(), set(), 0
-    for number in sequence:
+    for number in numbers:
         fresh = number > 0 and number not in seen and top - number < WINDOW
         assert window.check(number) == fresh
         if fresh:
@@ -22,18 +103,37 @@ def test_agrees_with_a_set_of_all_that_came(sequence):
 
 
 @pytest.mark.parametrize(
-    ("top", "low", "extended"),
+    "top",
     [
-        (0, 1, 1),
-        (5000, 4000, 4000),
-        (5000, 5000 - WINDOW, (1 << 32) + 5000 - WINDOW),
-        ((1 << 32) - 10, 5, (1 << 32) + 5),
-        ((1 << 32) + 5, (1 << 32) - 10, (1 << 32) - 10),
-        ((1 << 32) + 5, 7, (1 << 32) + 7),
-        ((3 << 32) + 5, (1 << 32) - 1, (3 << 32) - 1),
+        *(WINDOW - 2, WINDOW - 1, WINDOW, 5000),
+        *(SUBSPACE - 2, SUBSPACE - 1, SUBSPACE, SUBSPACE + 1),
+        *(SUBSPACE + WINDOW - 2, SUBSPACE + WINDOW - 1, SUBSPACE + WINDOW),
+        *(2 * SUBSPACE - 1, 2 * SUBSPACE, 7 * SUBSPACE + 12345, (1 << 63) - 1),
     ],
 )
-def test_extended_sequence_numbers(top, low, extended):
+def test_extend_finds_every_number_near_the_window(top):
+    """RFC 4303, appendix A2.2: right from the bottom of the window to 2^32 - 1 above it."""
+    window = ReplayWindow(top)
+    bottom = max(top - WINDOW + 1, 0)
+    near = range(bottom, top + WINDOW)
+    last = top - WINDOW + SUBSPACE
+    far = (bottom + SUBSPACE // 2, last - 1, last)
+    for number in (*near, *far):
+        assert window.extend(number % SUBSPACE) == number
+
+
+def test_before_the_first_packet_the_high_half_is_0():
     window = ReplayWindow()
-    window.top = top
-    assert window.extend(low) == extended
+    for low in (0, 1, WINDOW, SUBSPACE // 2, SUBSPACE - WINDOW, SUBSPACE - 1):
+        assert window.extend(low) == low
+
+
+def test_what_is_older_than_the_window_is_taken_for_the_next_subspace():
+    assert ReplayWindow(5000).extend(5000 - WINDOW) == SUBSPACE + 5000 - WINDOW
+
+
+def test_no_number_beyond_64_bits_is_accepted():
+    last = ReplayWindow((1 << 64) - 1)
+    beyond = last.extend(0)
+    assert beyond >= 1 << 64
+    assert not last.check(beyond)

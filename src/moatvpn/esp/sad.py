@@ -1,0 +1,60 @@
+"""The security association database: every CHILD_SA, by connection (RFC 4301, 4.4.2)."""
+
+from __future__ import annotations
+
+from moatvpn.esp.child import ChildSa
+from moatvpn.esp.sa import InboundSa, OutboundSa
+from moatvpn.esp.selectors import Matcher
+from moatvpn.wire.endpoint import Endpoint
+
+
+class Pair:
+    """The two SAs of one CHILD_SA, and which raw packets they are for.
+
+    serial counts installations on this box. waiting: the outbound SA is to be used as soon as the
+    peer shows that it has the pair. reported: a rekey has been asked for.
+    """
+
+    __slots__ = (
+        "arriving", "child", "connection", "inbound", "leaving", "outbound", "reported", "serial",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, child: ChildSa, connection: Connection, serial: int) -> None:
+        self.child = child
+        self.connection = connection
+        self.serial = serial
+        self.inbound = InboundSa(child)
+        self.outbound = OutboundSa(child)
+        self.arriving = Matcher(child.remote_ts, child.local_ts)
+        self.leaving = Matcher(child.local_ts, child.remote_ts)
+        self.waiting = True
+        self.reported = False
+
+
+class Connection:
+    """A connection's pairs by inbound SPI, the one in use for sending, and the peer's address.
+
+    The counts are of raw packets that removed pairs have carried.
+    """
+
+    __slots__ = (
+        "active", "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer",
+    )  # fmt: skip
+
+    def __init__(self, name: str, peer: Endpoint) -> None:
+        self.name = name
+        self.peer = peer
+        self.pairs: dict[int, Pair] = {}
+        self.active: Pair | None = None
+        self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
+
+    def forget(self, pair: Pair) -> None:
+        """Take pair out, keeping what it has carried."""
+        if self.active is pair:
+            self.active = None
+        del self.pairs[pair.child.spi_in]
+        self.packets_in += pair.inbound.packets
+        self.octets_in += pair.inbound.octets
+        self.packets_out += pair.outbound.sequence
+        self.octets_out += pair.outbound.octets

@@ -1,0 +1,47 @@
+"""What a connection has carried, for people and programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moatvpn.esp.sad import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class EspStatistics:
+    """What a connection's SAs have carried since it came up; octets are those of raw packets.
+
+    The rest is of the CHILD_SA that packets leave on, None or 0 where there is none: its SPIs, the
+    suite's name, whether sequence numbers are extended, whether it travels in UDP, and the number
+    of its last packet.
+    """
+
+    packets_in: int = 0
+    packets_out: int = 0
+    octets_in: int = 0
+    octets_out: int = 0
+    spi_in: int | None = None
+    spi_out: int | None = None
+    suite: str | None = None
+    esn: bool = False
+    udp: bool = False
+    sequence: int = 0
+
+
+def statistics_of(connection: Connection) -> EspStatistics:
+    """Return the statistics of connection."""
+    pairs = connection.pairs.values()
+    active = connection.active
+    child = active.child if active is not None else None
+    return EspStatistics(
+        packets_in=connection.packets_in + sum(pair.inbound.packets for pair in pairs),
+        packets_out=connection.packets_out + sum(pair.outbound.sequence for pair in pairs),
+        octets_in=connection.octets_in + sum(pair.inbound.octets for pair in pairs),
+        octets_out=connection.octets_out + sum(pair.outbound.octets for pair in pairs),
+        spi_in=child.spi_in if child is not None else None,
+        spi_out=child.spi_out if child is not None else None,
+        suite=child.suite.value if child is not None else None,
+        esn=child.esn if child is not None else False,
+        udp=child.udp if child is not None else False,
+        sequence=active.outbound.sequence if active is not None else 0,
+    )

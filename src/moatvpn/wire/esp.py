@@ -1,0 +1,68 @@
+"""ESP packets with a combined-mode algorithm (RFC 4303, 2; RFC 4106, 3; RFC 7634, 2).
+
+    SPI (4) | sequence number, low half (4) | IV (8) | ciphertext | ICV (16)
+
+and inside the ciphertext: payload | padding 1, 2, 3, ... | pad length (1) | next header (1).
+Lengths are in octets.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from moatvpn.counters import DropReason
+from moatvpn.errors import PeerError
+
+HEADER_LENGTH = 8
+IV_LENGTH = 8
+ICV_LENGTH = 16
+TRAILER_LENGTH = 2  # pad length and next header
+ALIGNMENT = 4  # of payload and trailer together (2.4)
+CIPHERTEXT_AT = HEADER_LENGTH + IV_LENGTH
+# The shortest packet holds a trailer padded to the alignment, and no payload.
+MIN_LENGTH = CIPHERTEXT_AT + ALIGNMENT + ICV_LENGTH
+
+LAST_SEQUENCE = (1 << 32) - 1  # without extended sequence numbers
+
+_START = struct.Struct("!IIQ")
+_EXTENDED = struct.Struct("!IQ")
+_PADDING = bytes(range(1, 256))
+_TRAILERS = [_PADDING[:pad] + bytes((pad,)) for pad in range(ALIGNMENT)]
+
+
+def start(spi: int, sequence: int) -> bytes:
+    """Return the 16 octets before the ciphertext; the IV is the whole 64-bit sequence number.
+
+    Such an IV differs from packet to packet for as long as the number does, which is all that
+    RFC 4106, 3.1 and RFC 7634, 2 ask of it.
+    """
+    return _START.pack(spi, sequence & LAST_SEQUENCE, sequence)
+
+
+def extended_associated_data(spi: int, sequence: int) -> bytes:
+    """Return what is authenticated beside the ciphertext where sequence numbers are extended.
+
+    It is the SPI and all 64 bits of the number (RFC 4106, 5; RFC 7634, 2.1). Without extension it
+    is the packet's first HEADER_LENGTH octets as they stand.
+    """
+    return _EXTENDED.pack(spi, sequence)
+
+
+def trailer(payload_length: int, next_header: int) -> bytes:
+    """Return the padding, pad length and next header that follow a payload (2.4)."""
+    return _TRAILERS[-(payload_length + TRAILER_LENGTH) % ALIGNMENT] + bytes((next_header,))
+
+
+def split_trailer(plaintext: bytes) -> tuple[int, int]:
+    """Return the length of the payload in plaintext, and the next header.
+
+    Raises PeerError (ESP_BAD_PADDING) where the pad length does not fit or the padding is not
+    1, 2, 3 and so on, which a receiver should check (2.4).
+    """
+    if len(plaintext) < TRAILER_LENGTH:
+        raise PeerError(DropReason.ESP_BAD_PADDING, f"plaintext of {len(plaintext)} octets")
+    padding = plaintext[-2]
+    end = len(plaintext) - TRAILER_LENGTH - padding
+    if end < 0 or plaintext[end:-TRAILER_LENGTH] != _PADDING[:padding]:
+        raise PeerError(DropReason.ESP_BAD_PADDING, f"pad length {padding}")
+    return end, plaintext[-1]

@@ -1,0 +1,189 @@
+"""Single SAs: nonces, limits, extended sequence numbers, and the published packets."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+from esp_peers import ALL, Ends, ipv4
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moatvpn.counters import DropReason
+from moatvpn.errors import PeerError
+from moatvpn.esp import sa as sa_module
+from moatvpn.esp.child import ChildSa, EspSuite
+from moatvpn.esp.sa import InboundSa, OutboundSa
+
+# RFC 7634, appendix A: number 5 of the SA with SPI 0x01020304, without extended numbers.
+RFC7634_MATERIAL = bytes(range(0x80, 0xA0)) + bytes.fromhex("a0a1a2a3")
+RFC7634_RAW = bytes.fromhex(
+    "45000054a6f200004001e778c6336405c000020508005b7a3a080000553bec10"
+    "0007362708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223"
+    "2425262728292a2b2c2d2e2f3031323334353637"
+)
+RFC7634_ESP = bytes.fromhex(
+    "0102030400000005101112131415161724039428b97f417e3c13753a4f05087b"
+    "67c352e6a7fab1b982d466ef407ae5c614ee8099d52844eb61aa95dfab4c02f7"
+    "2aa71e7c4c4f64c9befe2facc638e8f3cbec163fac469b502773f6fb94e664da"
+    "9165b82829f641e076aaa8266b7fb0f7b11b369907e1ad43"
+)
+
+# Two packets with AES-256-GCM-16, put together by hand and sealed with OpenSSL's GCM outside of
+# this package: SPI 0xdeadbeef, key 00 to 1f, salt 20 to 23, the raw packet below (21 octets, so one
+# octet of padding). Number 1 with 32-bit numbers, and number 2^32 + 2 with extended ones.
+GCM_MATERIAL = bytes(range(36))
+GCM_RAW = bytes.fromhex("4500001500000000401164ca 0ac9010a 0a32000a 78")
+GCM_ESP = bytes.fromhex(
+    "deadbeef0000000100000000000000012c8f3ba3566105da46dadf905bf57454"
+    "544c57d9bc7d695e2b26580b785e172b990d2e059b365813"
+)
+GCM_ESP_EXTENDED = bytes.fromhex(
+    "deadbeef000000020000000100000002bea6e9cb563532ce915eb86355892a2e"
+    "235b36dd08964ee1e5e0d9c4d10f3a562ffdc5d69350e7bc"
+)
+
+
+def child(suite, material, spi, esn):
+    return ChildSa("x", spi, spi, suite, esn, material, material, ALL, ALL, False)
+
+
+def test_the_packet_of_rfc_7634_appendix_a():
+    inbound = InboundSa(child(EspSuite.CHACHA20_POLY1305, RFC7634_MATERIAL, 0x01020304, False))
+    assert inbound.decrypt(RFC7634_ESP) == (RFC7634_RAW, 4, True)
+
+
+@pytest.mark.parametrize(
+    ("esn", "before", "packet"), [(False, 0, GCM_ESP), (True, 2**32 + 1, GCM_ESP_EXTENDED)]
+)
+def test_aes_256_gcm_packets_made_by_hand(esn, before, packet):
+    sa = OutboundSa(child(EspSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
+    sa._sequence = before  # the SA in the middle of its life
+    assert sa.encrypt(GCM_RAW, 4) == packet
+    inbound = InboundSa(child(EspSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
+    if before:
+        inbound._window.commit(before)
+    assert inbound.decrypt(packet) == (GCM_RAW, 4, True)
+
+
+@pytest.mark.parametrize("attempt", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_outbound_sa_can_be_neither_copied_nor_stored(attempt):
+    with pytest.raises(TypeError, match="nonces"):
+        attempt(OutboundSa(Ends().moat))
+
+
+def test_a_subclass_may_not_be_copied_either():
+    class Other(OutboundSa):
+        pass
+
+    with pytest.raises(TypeError, match="nonces"):
+        copy.copy(Other(Ends().moat))
+
+
+@pytest.mark.parametrize("esn", [True, False])
+def test_numbers_start_at_1_and_no_nonce_comes_twice(esn):
+    sa = OutboundSa(Ends(esn=esn).moat)
+    packets = [sa.encrypt(ipv4(), 4) for _ in range(300)]
+    numbers = [int.from_bytes(packet[4:8], "big") for packet in packets]
+    assert numbers == list(range(1, 301))
+    assert len({packet[8:16] for packet in packets}) == 300
+    assert sa.sequence == 300
+    assert sa.octets == 300 * 20
+
+
+def test_the_number_cannot_be_set_from_outside():
+    with pytest.raises(AttributeError):
+        OutboundSa(Ends().moat).sequence = 0
+
+
+@pytest.mark.parametrize(
+    ("esn", "limit"), [(True, "LAST_PACKET_EXTENDED"), (False, "LAST_SEQUENCE")]
+)
+def test_the_end_of_the_numbers_is_final(monkeypatch, esn, limit):
+    monkeypatch.setattr(sa_module, limit, 8)
+    sa = OutboundSa(Ends(esn=esn).moat)
+    worn = []
+    for _ in range(8):
+        assert sa.encrypt(ipv4(), 4) is not None
+        worn.append(sa.worn)
+    assert worn == [False] * 5 + [True] * 3
+    assert [sa.encrypt(ipv4(), 4) for _ in range(3)] == [None] * 3
+    assert sa.sequence == 8
+
+
+def test_the_real_limits():
+    assert sa_module.LAST_SEQUENCE == 2**32 - 1
+    assert 2**32 < sa_module.LAST_PACKET_EXTENDED <= 2**36
+
+
+@pytest.mark.parametrize("suite", list(EspSuite))
+def test_extended_numbers_pass_the_end_of_the_first_2_to_the_32(suite):
+    ends = Ends(suite=suite)
+    outbound, inbound = OutboundSa(ends.moat), InboundSa(ends.portal)
+    outbound._sequence = 2**32 - 4  # what 2^32 - 4 packets would have led to
+    inbound._window.commit(2**32 - 4)
+    packets = [outbound.encrypt(ipv4(bytes((index,))), 4) for index in range(8)]
+    low = [int.from_bytes(packet[4:8], "big") for packet in packets]
+    assert low == [2**32 - 3, 2**32 - 2, 2**32 - 1, 0, 1, 2, 3, 4]
+    order = [0, 3, 2, 5, 4, 1, 7, 6]  # late ones come from the other side of the wrap
+    for index in order:
+        payload, next_header, _ = inbound.decrypt(packets[index])
+        assert (payload, next_header) == (ipv4(bytes((index,))), 4)
+    for packet in packets:
+        with pytest.raises(PeerError) as raised:
+            inbound.decrypt(packet)
+        assert raised.value.reason is DropReason.ESP_REPLAYED
+
+
+def test_without_extended_numbers_nothing_follows_the_last():
+    ends = Ends(esn=False)
+    outbound, inbound = OutboundSa(ends.moat), InboundSa(ends.portal)
+    outbound._sequence = 2**32 - 2
+    last = outbound.encrypt(ipv4(), 4)
+    assert inbound.decrypt(last)[0] == ipv4()
+    assert outbound.encrypt(ipv4(), 4) is None
+
+
+def test_the_two_kinds_of_number_do_not_understand_each_other():
+    outbound, inbound = OutboundSa(Ends(esn=True).moat), InboundSa(Ends(esn=False).portal)
+    with pytest.raises(PeerError) as raised:
+        inbound.decrypt(outbound.encrypt(ipv4(), 4))
+    assert raised.value.reason is DropReason.ESP_NOT_AUTHENTIC
+
+
+def test_a_forgery_does_not_move_the_window():
+    ends = Ends()
+    outbound, inbound = OutboundSa(ends.moat), InboundSa(ends.portal)
+    packets = [outbound.encrypt(ipv4(), 4) for _ in range(2)]
+    forged = packets[0][:4] + (4_000_000).to_bytes(4, "big") + packets[0][8:]
+    with pytest.raises(PeerError) as raised:
+        inbound.decrypt(forged)
+    assert raised.value.reason is DropReason.ESP_NOT_AUTHENTIC
+    assert [inbound.decrypt(packet)[2] for packet in packets] == [True, True]
+
+
+def test_wrong_length_of_keying_material_is_our_own_fault():
+    with pytest.raises(ValueError, match="35 octets"):
+        OutboundSa(replace(Ends().moat, key_out=bytes(35)))
+
+
+def test_no_key_shows_in_what_may_be_logged():
+    shown = repr(Ends().moat)
+    assert Ends().moat.key_in.hex() not in shown
+    assert "key_in" not in shown
+    assert "key_out" not in shown
+
+
+@given(
+    suite=st.sampled_from(EspSuite),
+    esn=st.booleans(),
+    payload=st.binary(max_size=2000),
+    next_header=st.integers(0, 255),
+)
+def test_what_is_encrypted_is_decrypted(suite, esn, payload, next_header):
+    ends = Ends(suite=suite, esn=esn)
+    packet = OutboundSa(ends.moat).encrypt(payload, next_header)
+    assert len(packet) % 4 == 0
+    assert InboundSa(ends.portal).decrypt(packet) == (payload, next_header, True)
