@@ -51,6 +51,7 @@ def operator(directory: Path) -> Run:
             "ANSIBLE_INVENTORY_PLUGINS": str(ROOT / "inventory_plugins"),
             "ANSIBLE_INVENTORY_ENABLED": "moat",
             "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+            "ANSIBLE_LOCALHOST_WARNING": "false",
             "ANSIBLE_NOCOLOR": "1",
             "COLUMNS": "500",
             "MOAT_DATABASE": f"sqlite:///{directory}/moat.sqlite",
