@@ -271,10 +271,18 @@ def test_a_directory_that_is_not_there(ctl: Ctl, daemon: Daemon) -> None:
 
 
 def test_standard_input(ctl: Ctl, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(RECORD)))
+    def give(text: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    give(json.dumps(RECORD).encode())
     assert ctl.json("replace", "-") == {"changed": True, "running": True}
-    for text, why in (("{", "is not JSON"), ("[]", "holds no JSON object")):
-        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    for text, why in (
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "holds no JSON object"),
+    ):
+        give(text)
         status, _, err = ctl("replace", "-")
         assert status == 1
         assert f"standard input: {why}" in err
