@@ -6,6 +6,7 @@ Time is virtual: run() goes from deadline to deadline, so that hours take millis
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 from itertools import count
@@ -73,6 +74,8 @@ class Network:
         self.log: list[Datagram] = []
         self.rewrite: Callable[[Datagram], Datagram] = lambda datagram: datagram
         self.each_step: Callable[[], None] = lambda: None
+        self.lose: Callable[[Datagram], bool] = lambda _: False
+        self.delay: Callable[[Datagram], float] = lambda _: 0.0
 
     def join(self, *peers: Peer) -> None:
         self.peers += peers
@@ -83,8 +86,11 @@ class Network:
             for datagram in peer.ike.datagrams_to_send():
                 self.log.append(datagram)
                 copies = (self.random.random() >= self.loss) + (self.random.random() < self.repeat)
+                if self.lose(datagram):
+                    continue
                 for _ in range(copies):
-                    when = self.now + DELAY + self.jitter * self.random.random()
+                    when = self.now + DELAY + self.delay(datagram)
+                    when += self.jitter * self.random.random()
                     heapq.heappush(self.in_flight, (when, next(self.order), datagram))
 
     def _deliver(self, datagram: Datagram) -> None:
@@ -100,7 +106,7 @@ class Network:
             self.each_step()
             timers = [t for peer in self.peers if (t := peer.ike.get_timer()) is not None]
             arrival = self.in_flight[0][0] if self.in_flight else None
-            when = min([*timers, *([arrival] if arrival is not None else [])], default=until)
+            when = min([*timers, *([arrival] if arrival is not None else [])], default=math.inf)
             if when > until:
                 self.now = until
                 return
@@ -109,6 +115,27 @@ class Network:
                 self._deliver(heapq.heappop(self.in_flight)[2])
             for peer in self.peers:
                 peer.ike.handle_timer(self.now)
+
+
+def exchange_of(datagram: Datagram) -> tuple[int, bool]:
+    """Return the exchange type of a message, and whether it is a response."""
+    return datagram.data[18], bool(datagram.data[19] & 0x20)
+
+
+def tables(peer: Peer) -> dict[str, int]:
+    """Return how many entries each table of an endpoint has."""
+    context = peer.ike._context
+    return {
+        "ike_sas": len(context.ike_sas),
+        "half_open": len(context.half_open),
+        "init_secrets": len(context.init_secrets),
+        "child_spis": len(context.child_spis),
+    }
+
+
+# One IKE SA, one CHILD_SA, and nothing besides.
+SETTLED = {"ike_sas": 1, "half_open": 0, "init_secrets": 0, "child_spis": 1}
+EMPTY = dict.fromkeys(SETTLED, 0)
 
 
 def moat_config(portal: Peer, **changes: Any) -> ConnectionConfig:
@@ -157,6 +184,27 @@ def connected(moat: Peer, portal: Peer) -> bool:
         and in_p.child.key_in == out_m.child.key_out
         and in_m.child.key_in == out_p.child.key_out
     )
+
+
+def established(network: Network, **changes: object) -> tuple[Peer, Peer]:
+    moat, portal = pair(network, **changes)
+    network.run(network.now + 1.0)
+    assert connected(moat, portal)
+    return moat, portal
+
+
+def watch_usable(network: Network, moat: Peer, portal: Peer) -> None:
+    """From now on, whatever either side would send must be decryptable at the other."""
+
+    def usable() -> None:
+        for sender, receiver in ((moat, portal), (portal, moat)):
+            for up in sender.outbound.values():
+                twin = receiver.inbound.get(up.child.spi_out)
+                assert twin is not None
+                assert twin.child.key_in == up.child.key_out
+            assert sender.outbound
+
+    network.each_step = usable
 
 
 def nat(outside: Endpoint, inside_host: str) -> Callable[[Datagram], Datagram]:

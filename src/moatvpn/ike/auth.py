@@ -22,7 +22,7 @@ from moatvpn.ike import child as negotiation
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.init import InitSecrets, notifies_of
-from moatvpn.ike.task import Payloads, body_of
+from moatvpn.ike.task import Payloads, PlainTask, body_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     AUTH_DIGITAL_SIGNATURE,
@@ -85,7 +85,7 @@ def _authentic(
     return any(verify(key, signature, octets) for key in keys)
 
 
-class AuthTask:
+class AuthTask(PlainTask):
     """IKE_AUTH as its initiator."""
 
     exchange = Exchange.IKE_AUTH
@@ -94,10 +94,15 @@ class AuthTask:
         self._connection = connection
         self._sa = sa
         self._secrets = secrets
-        self._spi = sa.context.new_child_spi()
+        self._spi = 0
+
+    def abandon(self) -> None:
+        """Give the CHILD_SA's SPI back."""
+        self._sa.context.child_spis.discard(self._spi)
 
     def build(self, now: float) -> Payloads:
         """Return the request's payloads."""
+        self._spi = self._sa.context.new_child_spi()
         config = self._connection.config
         identity, cert, auth = _proof(self._sa, self._secrets, PayloadType.ID_I)
         ours, theirs = (

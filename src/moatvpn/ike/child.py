@@ -24,6 +24,9 @@ from moatvpn.wire.ike_proposal import (
 )
 from moatvpn.wire.selectors import TrafficSelector
 
+# Ours and the peer's.
+Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
+
 _TRANSFORMS = {
     EspSuite.AES_256_GCM: ENCR_AES_GCM_16_256,
     EspSuite.CHACHA20_POLY1305: ENCR_CHACHA20_POLY1305,
@@ -113,7 +116,7 @@ def build_child(
     config: ConnectionConfig,
     choice: Choice,
     spi_in: int,
-    selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]],
+    selectors: Selectors,
     secrets: tuple[bytes, bytes, bytes],
     we_initiated: bool,
 ) -> ChildSa:

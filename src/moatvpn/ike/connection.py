@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from moatvpn.config import ConnectionConfig
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import init
+from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
-from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeDown, IkeUp, PeerMoved
-from moatvpn.ike.ike_sa import ChildRecord, IkeSa
-from moatvpn.ike.informational import DeleteTask, LivenessTask
+from moatvpn.ike.events import IkeDown, IkeUp, PeerMoved
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.informational import LivenessTask, farewell
 from moatvpn.ike.init import InitSecrets
-from moatvpn.ike.rekey import RekeyChildTask, RekeyIkeTask
+from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
 from moatvpn.wire.endpoint import IKE_PORT, Endpoint
@@ -20,8 +21,6 @@ from moatvpn.wire.endpoint import IKE_PORT, Endpoint
 RETRY_SECONDS = 1.0
 START_SPREAD = 0.2  # seconds over which connections of one box start, so that they don't at once
 UNANSWERED_SECONDS = 2.0  # traffic out and none in for this long: ask whether the peer lives
-LINGER_SECONDS = 5.0  # a replaced CHILD_SA still decrypts what is under way
-DELETE_AFTER = 2.0  # seconds from a rekey to the Delete of what it replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +43,18 @@ class ConnectionStatus:
 
 
 class Connection:
-    """The life of one configured connection."""
+    """The life of one configured connection.
+
+    sa is the IKE SA that is established and in use. attempt is one that we are setting up: because
+    there is none yet, or because sa does not answer.
+    """
 
     def __init__(self, context: Context, config: ConnectionConfig, now: float) -> None:
         self._context = context
         self.config = config
         self.sa: IkeSa | None = None
         self.attempt: tuple[IkeSa, InitSecrets] | None = None
+        self.children = Children(context, self)
         self._retry: Deadline | None = None
         self._watch: Deadline | None = None
         self._unanswered: Deadline | None = None
@@ -67,13 +71,12 @@ class Connection:
         self._retry = self._context.scheduler.at(when, self.begin)
 
     def begin(self, now: float) -> None:
-        """Start an IKE SA with the configured address, with everything fresh."""
+        """Start an IKE SA with the configured address, with everything fresh, if one is needed."""
         address = self.config.remote_address
-        if self._removed or address is None:
+        needed = self.sa is None or self.sa.silent
+        if self._removed or address is None or not needed:
             return
-        if self.attempt is not None:
-            self.attempt[0].close()
-            self.attempt = None
+        self._drop_attempt()
         host = self._context.local_address(address)
         if host is None:
             self._retry_at(now + RETRY_SECONDS)
@@ -82,21 +85,28 @@ class Connection:
         local, remote = Endpoint(host, IKE_PORT), Endpoint(address, IKE_PORT)
         self.attempt = init.start(self._context, self.config.name, local, remote, force_udp, now)
 
+    def _drop_attempt(self) -> None:
+        if self.attempt is not None:
+            self.attempt[0].close()
+            self.attempt = None
+
     def established(self, sa: IkeSa, child: ChildSa, now: float) -> None:
         """Take a freshly authenticated IKE SA and its CHILD_SA, in place of any older one."""
-        old = self.sa
-        if self.attempt is not None and self.attempt[0] is not sa:
-            self.attempt[0].close()
-        self.attempt, self.sa = None, sa
+        old, old_children = self.sa, list(self.children.records)
+        if self.attempt is not None and self.attempt[0] is sa:
+            self.attempt = None
+        self._drop_attempt()
         if sa.expires is not None:
             sa.expires.cancel()
         sa.forget_half_open()
         sa.move(State.ESTABLISHED)
         self.adopt(sa, now)
         self._context.events.append(IkeUp(self.config.name, sa.remote, sa.initiator))
-        self.add_child(sa, child, None, True, now)
+        self.children.add(sa, child, None, True, now)
+        for spi_in in old_children:
+            self.children.gone(spi_in)
         if old is not None:
-            self._discard(old)
+            old.close()
         self._last_inbound = now
         self._watch_at(now + self.config.dpd_interval)
 
@@ -105,81 +115,10 @@ class Connection:
         self.sa = sa
         sa.connection = self.config.name
         sa.established_at = now
-        when = now + self.config.ike_lifetime * self._part()
+        when = now + self.config.ike_lifetime * self._context.lifetime_part()
         sa.rekey_at = self._context.scheduler.at(when, self.rekey_ike)
 
-    def _part(self) -> float:
-        """Return which part of a lifetime to wait for a rekey, so that thousands don't at once."""
-        return 0.8 + 0.15 * self._context.fraction()
-
-    def _discard(self, sa: IkeSa) -> None:
-        for spi in list(sa.children):
-            self._child_gone(sa, spi)
-        sa.close()
-
-    # CHILD_SAs
-
-    def add_child(
-        self, sa: IkeSa, child: ChildSa, replaces: int | None, activate: bool, now: float
-    ) -> None:
-        """Enter a CHILD_SA and hand it to the data plane."""
-        when = now + self.config.child_lifetime * self._part()
-        record = ChildRecord(child)
-        record.rekey_at = self._context.scheduler.at(
-            when, lambda at: self.rekey_child(child.spi_in, at)
-        )
-        sa.children[child.spi_in] = record
-        if replaces is not None and replaces in sa.children:
-            sa.children[replaces].successor = child.spi_in
-        self._context.events.append(ChildUp(child, sa.remote, replaces, activate))
-
-    def _child_gone(self, sa: IkeSa, spi_in: int) -> None:
-        record = sa.children.pop(spi_in, None)
-        if record is None:
-            return
-        if record.rekey_at is not None:
-            record.rekey_at.cancel()
-        self._context.child_spis.discard(spi_in)
-        self._context.events.append(ChildDown(self.config.name, spi_in))
-
-    def child_deleted(self, sa: IkeSa, record: ChildRecord, now: float) -> None:
-        """The peer deleted a CHILD_SA, or confirmed our deletion of it."""
-        spi_in = record.child.spi_in
-        if record.successor is None:
-            self._child_gone(sa, spi_in)
-            if not sa.children and self.config.initiate:
-                self.sa_failed(sa, "the peer deleted the CHILD_SA", now)
-            return
-        if record.successor in sa.children:
-            self._context.events.append(ChildActivate(self.config.name, record.successor))
-        if record.rekey_at is not None:
-            record.rekey_at.cancel()
-        # An IKE SA rekey may have moved the record meanwhile: look for it where it is then.
-        record.rekey_at = self._context.scheduler.at(
-            now + LINGER_SECONDS, lambda _: self._child_gone(self.sa or sa, spi_in)
-        )
-
-    def delete_child_later(self, spi_in: int, now: float) -> None:
-        """Delete a CHILD_SA that has a successor, once what is under way has arrived."""
-        self._context.scheduler.at(now + DELETE_AFTER, lambda at: self._delete_child(spi_in, at))
-
-    def _delete_child(self, spi_in: int, now: float) -> None:
-        if self.sa is not None and spi_in in self.sa.children:
-            self.sa.start(DeleteTask(self, self.sa, spi_in), now)
-
-    def rekey_child(self, spi_in: int | None, now: float) -> None:
-        """Rekey one CHILD_SA, or with None the one in use."""
-        if self.sa is None:
-            return
-        for spi, record in list(self.sa.children.items()):
-            current = record.successor is None and not record.rekeying
-            if current and spi_in in (None, spi):
-                self.sa.start(RekeyChildTask(self, self.sa, spi), now)
-
-    def rekey_child_later(self, spi_in: int, now: float) -> None:
-        """Try a rekey again that the peer could not do now (2.25)."""
-        when = now + 1.0 + 2.0 * self._context.fraction()
-        self._context.scheduler.at(when, lambda at: self.rekey_child(spi_in, at))
+    # Rekeying the IKE SA
 
     def rekey_ike(self, now: float) -> None:
         """Rekey the IKE SA."""
@@ -191,6 +130,20 @@ class Connection:
         when = now + 1.0 + 2.0 * self._context.fraction()
         self._context.scheduler.at(when, self.rekey_ike)
 
+    def prefer(self, sa: IkeSa, now: float) -> None:
+        """Take in that the peer uses sa: if that is the rival of our IKE SA, it has replaced it.
+
+        The peer did not see our own rekey before it was done with its own (2.8.2).
+        """
+        if self.sa is not None and self.sa.rival is not None and self.sa.rival[0] is sa:
+            hand_over(self, self.sa, sa, now)
+
+    def sa_deleted(self, sa: IkeSa, now: float) -> None:
+        """Take in that the peer deleted an IKE SA."""
+        if sa is self.sa and sa.rival is not None and sa.rival[0].state is not State.CLOSED:
+            hand_over(self, sa, sa.rival[0], now)
+        self.sa_failed(sa, "the peer deleted the IKE SA", now)
+
     # Liveness and addresses
 
     def inbound(self, now: float) -> None:
@@ -199,6 +152,9 @@ class Connection:
         if self._unanswered is not None:
             self._unanswered.cancel()
             self._unanswered = None
+        # Once IKE_AUTH has left, the peer may have replaced our IKE SA already: then go on.
+        if self.sa is not None and self.attempt and self.attempt[0].state is State.INIT_SENT:
+            self._drop_attempt()
 
     def outbound(self, now: float) -> None:
         """A packet went to the peer; if nothing comes back, ask soon."""
@@ -228,12 +184,24 @@ class Connection:
         if self.sa is not None and self.sa.pending is None:
             self.sa.start(LivenessTask(), now)
 
+    def suspect(self, sa: IkeSa, now: float) -> None:
+        """Take in that sa leaves a request unanswered.
+
+        The peer may have lost it with all its state; so try a new one while the old one has its
+        retransmissions yet. Nothing but an authenticated IKE SA replaces the old one.
+        """
+        if sa is self.sa and self.config.initiate and self.attempt is None:
+            self.begin(now)
+
     def local_address_changed(self, now: float) -> None:
         """Our own address may be another one: speak from it at once."""
         if not self.config.initiate:
             return
-        if self.sa is None:
+        address = self.config.remote_address
+        attempt = self.attempt[0] if self.attempt is not None else None
+        if attempt is None or self._context.local_address(str(address)) != attempt.local.host:
             self.begin(now)
+        if self.sa is None:
             return
         host = self._context.local_address(self.sa.remote.host)
         if host is None or host == self.sa.local.host:
@@ -242,7 +210,7 @@ class Connection:
         if not self.sa.resend(now):
             self.check_liveness(now)
 
-    def peer_moved(self, peer: Endpoint) -> None:
+    def peer_moved(self, peer: Endpoint, now: float) -> None:
         """The peer's address is another one; port 0 keeps the port."""
         if self.sa is None:
             return
@@ -250,24 +218,30 @@ class Connection:
         if remote != self.sa.remote:
             self.sa.remote = remote
             self._context.events.append(PeerMoved(self.config.name, remote))
+            self.sa.resend(now)  # what is in flight went to where the peer is no more
 
     # Ending
 
     def sa_failed(self, sa: IkeSa, reason: str, now: float) -> None:
         """An IKE SA of ours is dead: forget it and, if it is our part, start over."""
         if self.attempt is not None and self.attempt[0] is sa:
-            sa.close()
-            self.attempt = None
+            self._drop_attempt()
             self._retry_at(now + RETRY_SECONDS * self._context.fraction())
             return
+        sa.close()
         if sa is not self.sa:
-            sa.close()  # one that a rekey has replaced already
-            return
-        self._discard(sa)
+            return  # one that another has replaced already
         self.sa = None
+        self.children.clear()
         self._context.events.append(IkeDown(self.config.name, reason))
-        if self.config.initiate:
+        if self.config.initiate and self.attempt is None:
             self._retry_at(now)
+
+    def childless(self, reason: str, now: float) -> None:
+        """End the IKE SA, which has no usable CHILD_SA any more: start over, both of us."""
+        if self.sa is not None:
+            self.sa.send(farewell(self.sa))
+            self.sa_failed(self.sa, reason, now)
 
     def remove(self, now: float) -> None:
         """End everything, and tell the peer once."""
@@ -275,21 +249,17 @@ class Connection:
         for timer in (self._retry, self._watch, self._unanswered):
             if timer is not None:
                 timer.cancel()
-        if self.attempt is not None:
-            self.attempt[0].close()
-            self.attempt = None
+        self._drop_attempt()
         if self.sa is not None:
             sa, self.sa = self.sa, None
-            sa.send(DeleteTask.farewell(sa))
-            self._discard(sa)
+            sa.send(farewell(sa))
+            sa.close()
+            self.children.clear()
             self._context.events.append(IkeDown(self.config.name, "removed"))
 
     def status(self) -> ConnectionStatus:
         """Return how the connection is doing."""
-        sa = self.sa
-        current = next(
-            (r for r in (sa.children.values() if sa else ()) if r.successor is None), None
-        )
+        sa, current = self.sa, self.children.current()
         idle = "connecting" if self.config.initiate else "waiting"
         return ConnectionStatus(
             name=self.config.name,
@@ -301,5 +271,5 @@ class Connection:
             spi_r=sa.spi_r if sa else b"",
             established_at=sa.established_at if sa else None,
             ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
-            child_rekey_at=current.rekey_at.when if current and current.rekey_at else None,
+            child_rekey_at=current.ends.when if current else None,
         )

@@ -49,6 +49,10 @@ class Context:
         """Return a random number from 0 to 1, for jitter."""
         return int.from_bytes(self.random(4), "big") / (1 << 32)
 
+    def lifetime_part(self) -> float:
+        """Return which part of a lifetime to wait for a rekey, so that thousands don't at once."""
+        return 0.8 + 0.15 * self.fraction()
+
     def new_ike_spi(self) -> bytes:
         """Return an SPI that no IKE SA of ours has."""
         spi = self.random(8)

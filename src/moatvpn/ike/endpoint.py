@@ -78,7 +78,7 @@ class IkeEndpoint:
         if connection.sa is None:
             raise OperatorError(name, "is not established", "Try again when it is")
         if sa == "child":
-            connection.rekey_child(None, now)
+            connection.children.rekey(None, now)
         else:
             connection.rekey_ike(now)
 
@@ -117,7 +117,7 @@ class IkeEndpoint:
         """An authentic envelope came from a new address; port 0 keeps the port."""
         connection = self._context.connections.get(name)
         if connection is not None:
-            connection.peer_moved(peer)
+            connection.peer_moved(peer, now)
 
     def local_address_changed(self, now: float) -> None:
         """Addresses or routes of this box changed."""
@@ -207,13 +207,14 @@ class IkeEndpoint:
     ) -> None:
         task = sa.take_response(header.message_id)
         connection = self._context.connections.get(sa.connection or "")
-        if connection is not None:
+        if connection is not None and connection.sa is sa:
             connection.inbound(now)
         if task is None:
             return
         try:
             task.complete(payloads, now)
         except PeerError as error:
+            task.abandon()
             if connection is not None:
                 self._context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
                 connection.sa_failed(sa, str(error), now)
@@ -236,7 +237,7 @@ class IkeEndpoint:
         if header.message_id != sa.expected_request:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"request {header.message_id}")
         sa.expected_request += 1
-        self._follow(sa, datagram)
+        self._follow(sa, datagram, now)
         unknown = next((p for p in payloads if p.critical and p.type not in KNOWN_PAYLOADS), None)
         if unknown is not None:
             kind = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
@@ -244,12 +245,12 @@ class IkeEndpoint:
             raise PeerError(DropReason.IKE_CRITICAL_PAYLOAD, f"payload {unknown.type}")
         self._dispatch(sa, header, payloads, now)
 
-    def _follow(self, sa: IkeSa, datagram: Datagram) -> None:
+    def _follow(self, sa: IkeSa, datagram: Datagram, now: float) -> None:
         """Answer to where an authentic, new request came from, and move the connection there."""
         sa.local = datagram.local
         connection = self._context.connections.get(sa.connection or "")
         if connection is not None and connection.sa is sa:
-            connection.peer_moved(datagram.remote)
+            connection.peer_moved(datagram.remote, now)
         elif datagram.remote != sa.remote:
             sa.forget_half_open()
             sa.remote = datagram.remote

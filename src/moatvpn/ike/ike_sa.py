@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.ike_aead import OVERHEAD, OpeningKey, SealingKey
 from moatvpn.crypto.keymat import IkeKeys
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.esp.child import ChildSa
 from moatvpn.ike.context import Context
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import TRANSITIONS, State
@@ -19,7 +17,6 @@ from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     GENERIC_LENGTH,
     HEADER_LENGTH,
-    NO_SPI,
     Exchange,
     IkeHeader,
     PayloadType,
@@ -31,16 +28,8 @@ from moatvpn.wire.ike_header import (
 # Seconds from one sending of a request to the next; after the last the peer counts as dead.
 RETRANSMIT_AFTER = (0.5, 1.0, 2.0, 4.0)
 _JITTER = 0.1
-
-
-@dataclass(slots=True)
-class ChildRecord:
-    """A CHILD_SA of an IKE SA. successor is the inbound SPI of its rekey, once there is one."""
-
-    child: ChildSa
-    rekey_at: Deadline | None = None
-    successor: int | None = None
-    rekeying: bool = False
+# After so many unanswered sendings, some 1.5 seconds, the peer is suspected to be gone.
+SUSPECT_AFTER = 2
 
 
 @dataclass(slots=True)
@@ -56,7 +45,11 @@ class _Pending:
 
 @dataclass(slots=True, eq=False)
 class IkeSa:
-    """An IKE SA. initiator says whether we are its original initiator."""
+    """An IKE SA. initiator says whether we are its original initiator.
+
+    rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
+    request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
+    """
 
     context: Context
     initiator: bool
@@ -68,11 +61,11 @@ class IkeSa:
     connection: str | None = None
     nat: bool = False
     keys: IkeKeys | None = None
-    children: dict[int, ChildRecord] = field(default_factory=dict)
     established_at: float = 0.0
     rekey_at: Deadline | None = None
     expires: Deadline | None = None
     rekeying: bool = False
+    rival: tuple[IkeSa, bytes] | None = None
     next_request: int = 0
     expected_request: int = 0
     cached_response: bytes | None = None
@@ -87,6 +80,11 @@ class IkeSa:
         """Return the SPI that we chose."""
         return self.spi_i if self.initiator else self.spi_r
 
+    @property
+    def silent(self) -> bool:
+        """Return whether the peer leaves a request of ours unanswered."""
+        return self.pending is not None and self.pending.sent > SUSPECT_AFTER
+
     def move(self, state: State) -> None:
         """Change the state along TRANSITIONS; anything else is a mistake of ours."""
         if state not in TRANSITIONS[self.state]:
@@ -98,10 +96,6 @@ class IkeSa:
         self.keys = keys
         ours, theirs = (keys.sk_ei, keys.sk_er) if self.initiator else (keys.sk_er, keys.sk_ei)
         self._seal, self._open = SealingKey(ours), OpeningKey(theirs)
-
-    def child_by_peer_spi(self, spi_out: int) -> ChildRecord | None:
-        """Return the CHILD_SA whose outbound SPI is spi_out."""
-        return next((r for r in self.children.values() if r.child.spi_out == spi_out), None)
 
     def seal(self, exchange: Exchange, message_id: int, response: bool, body: Payloads) -> bytes:
         """Return a whole protected message (RFC 7296, 3.14; RFC 5282, 5)."""
@@ -152,7 +146,7 @@ class IkeSa:
             task = self.queue.popleft()
             body = task.build(now)
             if body is None:
-                continue
+                continue  # nothing was reserved, either
             data = self.seal(task.exchange, self.next_request, False, body)
             self.transmit(data, task, now)
 
@@ -167,13 +161,15 @@ class IkeSa:
         if pending is None or self.state is State.CLOSED:
             return
         if pending.sent == len(RETRANSMIT_AFTER):
-            self.pending = None
             self.dead(now)
             return
         self.send(pending.data)
         delay = RETRANSMIT_AFTER[pending.sent] * (1 + _JITTER * self.context.fraction())
         pending.sent += 1
         pending.deadline = self.context.scheduler.at(now + delay, self._send_pending)
+        connection = self.context.connections.get(self.connection or "")
+        if connection is not None and self.silent:
+            connection.suspect(self, now)
 
     def resend(self, now: float) -> bool:
         """Send the request in flight again at once and start its schedule over."""
@@ -219,44 +215,33 @@ class IkeSa:
         self.send(self.cached_response)
 
     def close(self) -> None:
-        """Forget everything: timers, request in flight, entry in the tables."""
-        if self.state is not State.CLOSED:
-            self.move(State.CLOSED)
-        timers: Sequence[Deadline | None] = (
-            self.rekey_at,
-            self.expires,
-            self.pending.deadline if self.pending else None,
-            *(record.rekey_at for record in self.children.values()),
-        )
+        """Forget everything: timers, exchanges, rival, entries in the tables."""
+        if self.state is State.CLOSED:
+            return
+        self.move(State.CLOSED)
+        pending, self.pending = self.pending, None
+        timers = (self.rekey_at, self.expires, pending.deadline if pending else None)
         for timer in timers:
             if timer is not None:
                 timer.cancel()
-        self.pending = None
+        if pending is not None and pending.task is not None:
+            pending.task.abandon()
         self.queue.clear()
+        if self.rival is not None:
+            self.rival[0].close()
         self.context.ike_sas.pop(self.our_spi, None)
         if not self.initiator:
+            self.context.init_secrets.pop(self.our_spi, None)
             self.forget_half_open()
+
+    def close_at(self, when: float) -> None:
+        """Close at a given time, if nothing has closed it before."""
+        if self.expires is not None:
+            self.expires.cancel()
+        self.expires = self.context.scheduler.at(when, lambda _: self.close())
 
     def forget_half_open(self) -> None:
         """Take the SA out of the list of those that have not authenticated yet."""
         key = (self.spi_i, self.remote.host, self.remote.port)
         if self.context.half_open.get(key) is self:
             del self.context.half_open[key]
-
-
-def new_sa(
-    context: Context, initiator: bool, state: State, spi_i: bytes, local: Endpoint, remote: Endpoint
-) -> IkeSa:
-    """Return a new IKE SA, entered under our SPI. spi_i is that of the initiator's side."""
-    own = context.new_ike_spi()
-    sa = IkeSa(
-        context,
-        initiator,
-        state,
-        own if initiator else spi_i,
-        NO_SPI if initiator else own,
-        local,
-        remote,
-    )
-    context.ike_sas[own] = sa
-    return sa

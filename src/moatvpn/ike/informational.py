@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.task import Payloads
+from moatvpn.ike.task import Payloads, PlainTask
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import Delete, parse_delete
 from moatvpn.wire.ike_proposal import Protocol
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moatvpn.ike.connection import Connection
 
 
-class LivenessTask:
+class LivenessTask(PlainTask):
     """An empty request; any response proves that the peer lives (2.4)."""
 
     exchange = Exchange.INFORMATIONAL
@@ -32,37 +32,42 @@ class LivenessTask:
         """Do nothing: the response itself was the point."""
 
 
-class DeleteTask:
+class DeleteTask(PlainTask):
     """Delete one CHILD_SA of ours."""
 
     exchange = Exchange.INFORMATIONAL
 
-    def __init__(self, connection: Connection, sa: IkeSa, spi_in: int) -> None:
-        self._connection = connection
-        self._sa = sa
+    def __init__(self, connection: Connection, spi_in: int) -> None:
+        self._children = connection.children
         self._spi_in = spi_in
 
     def build(self, now: float) -> Payloads | None:
-        """Return the Delete, or None where the CHILD_SA is gone already."""
-        if self._spi_in not in self._sa.children:
+        """Return the Delete, or None where the CHILD_SA has been deleted already."""
+        record = self._children.records.get(self._spi_in)
+        if record is None or record.leaving:
             return None
         delete = Delete(Protocol.ESP, (self._spi_in.to_bytes(4, "big"),))
         return [(PayloadType.DELETE, delete.encode())]
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Let the CHILD_SA go."""
-        record = self._sa.children.get(self._spi_in)
+        record = self._children.records.get(self._spi_in)
         if record is not None:
-            self._connection.child_deleted(self._sa, record, now)
+            self._children.deleted(record, now)
 
-    @staticmethod
-    def farewell(sa: IkeSa) -> bytes:
-        """Return a Delete of the whole IKE SA, to be sent once without waiting for an answer."""
-        body = [(PayloadType.DELETE, Delete(Protocol.IKE).encode())]
-        return sa.seal(Exchange.INFORMATIONAL, sa.next_request, False, body)
+    def move(self, sa: IkeSa) -> bool:
+        """Return that it is to run on sa, which has inherited the CHILD_SA."""
+        del sa
+        return True
 
 
-class DeleteIkeTask:
+def farewell(sa: IkeSa) -> bytes:
+    """Return a Delete of a whole IKE SA, to be sent once without waiting for an answer."""
+    body = [(PayloadType.DELETE, Delete(Protocol.IKE).encode())]
+    return sa.seal(Exchange.INFORMATIONAL, sa.next_request, False, body)
+
+
+class DeleteIkeTask(PlainTask):
     """Delete an IKE SA that a rekey has replaced."""
 
     exchange = Exchange.INFORMATIONAL
@@ -90,14 +95,15 @@ def respond(
     deletes = [parse_delete(p.body) for p in payloads if p.type == PayloadType.DELETE]
     if any(delete.protocol == Protocol.IKE for delete in deletes):
         sa.respond(Exchange.INFORMATIONAL, message_id, [])
-        connection.sa_failed(sa, "the peer deleted the IKE SA", now)
+        connection.sa_deleted(sa, now)
         return
+    connection.prefer(sa, now)
     gone = [
         record
         for delete in deletes
         if delete.protocol == Protocol.ESP
         for spi in delete.spis
-        if (record := sa.child_by_peer_spi(int.from_bytes(spi, "big"))) is not None
+        if (record := connection.children.by_peer_spi(int.from_bytes(spi, "big"))) is not None
     ]
     answer: list[tuple[int, bytes]] = []
     if gone:
@@ -105,4 +111,4 @@ def respond(
         answer.append((PayloadType.DELETE, Delete(Protocol.ESP, ours).encode()))
     sa.respond(Exchange.INFORMATIONAL, message_id, answer)
     for record in gone:
-        connection.child_deleted(sa, record, now)
+        connection.children.deleted(record, now)

@@ -17,7 +17,7 @@ from moatvpn.crypto.nat import nat_detection_hash
 from moatvpn.crypto.prf import Prf
 from moatvpn.errors import PeerError
 from moatvpn.ike.context import Context
-from moatvpn.ike.ike_sa import IkeSa, new_sa
+from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.state import State
 from moatvpn.ike.task import body_of
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -102,8 +102,9 @@ def start(
     now: float,
 ) -> tuple[IkeSa, InitSecrets]:
     """Begin an IKE SA as its initiator: send the request."""
-    sa = new_sa(context, True, State.INIT_SENT, NO_SPI, local, remote)
-    sa.connection = connection
+    spi = context.new_ike_spi()
+    sa = IkeSa(context, True, State.INIT_SENT, spi, NO_SPI, local, remote, connection)
+    context.ike_sas[spi] = sa
     sa.nat = force_udp
     secrets = InitSecrets(KeyExchange(context.random(32)), context.random(NONCE_LENGTH))
     secrets.request = request_octets(sa, secrets, force_udp, b"")
@@ -204,14 +205,8 @@ def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float)
     context.ike_sas[sa.spi_r] = sa
     context.half_open[key] = sa
     context.init_secrets[sa.spi_r] = secrets
-    sa.expires = context.scheduler.at(now + HALF_OPEN_SECONDS, lambda _: give_up(context, sa))
+    sa.close_at(now + HALF_OPEN_SECONDS)
     sa.send(sa.cached_response)
-
-
-def give_up(context: Context, sa: IkeSa) -> None:
-    """Forget an initiator that did not authenticate in time."""
-    context.init_secrets.pop(sa.spi_r, None)
-    sa.close()
 
 
 def complete(sa: IkeSa, secrets: InitSecrets, header: IkeHeader, data: bytes) -> bytes | None:

@@ -6,6 +6,10 @@
                                  <----  HDR, SK{SA, Nr, KEr}
 
 A CHILD_SA's rekey has its own key exchange, so that old keys tell nothing of new ones.
+
+Where both sides rekey the same SA at once, both exchanges are completed. Of the two new SAs the one
+whose exchange has the lowest of the four nonces is redundant, and deleted by who initiated it; who
+initiated the other exchange deletes the old SA (2.8.1, 2.8.2).
 """
 
 from __future__ import annotations
@@ -15,16 +19,16 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import GROUP_X25519, KeyExchange
-from moatvpn.crypto.keymat import rekeyed_ike_keys
-from moatvpn.errors import MoatError, PeerError
+from moatvpn.crypto.keymat import IkeKeys, rekeyed_ike_keys
+from moatvpn.errors import PeerError
+from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
 from moatvpn.ike import init
 from moatvpn.ike.events import IkeRekeyed
-from moatvpn.ike.ike_sa import IkeSa, new_sa
+from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteIkeTask
-from moatvpn.ike.scheduler import Callback
 from moatvpn.ike.state import State
-from moatvpn.ike.task import Payloads, body_of
+from moatvpn.ike.task import Payloads, PlainTask, body_of
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     Notify,
@@ -38,7 +42,10 @@ from moatvpn.wire.ike_payloads import (
 from moatvpn.wire.ike_proposal import Protocol, encode_proposals, parse_proposals
 
 if TYPE_CHECKING:
+    from moatvpn.ike.children import ChildRecord
     from moatvpn.ike.connection import Connection
+
+CLOSE_SECONDS = 30.0  # an IKE SA whose Delete never comes goes by itself
 
 
 def refusal(payloads: Sequence[RawPayload]) -> int | None:
@@ -64,21 +71,35 @@ class RekeyChildTask:
     exchange = Exchange.CREATE_CHILD_SA
 
     def __init__(self, connection: Connection, sa: IkeSa, spi_in: int) -> None:
-        context = sa.context
         self._connection = connection
         self._sa = sa
         self._old = spi_in
-        self._spi = context.new_child_spi()
-        self._ke = KeyExchange(context.random(32))
-        self._nonce = context.random(init.NONCE_LENGTH)
+        self._spi = 0
+        self._ke = KeyExchange(sa.context.random(32))
+        self._nonce = sa.context.random(init.NONCE_LENGTH)
+        self._selectors: negotiation.Selectors = ((), ())
+
+    def move(self, sa: IkeSa) -> bool:
+        """Return that it is to run on sa, which has inherited the CHILD_SA."""
+        self._sa = sa
+        return True
+
+    def abandon(self) -> None:
+        """Give the new CHILD_SA's SPI back, and let the old one be rekeyed otherwise."""
+        self._sa.context.child_spis.discard(self._spi)
+        record = self._connection.children.records.get(self._old)
+        if record is not None:
+            record.rekeying = False
 
     def build(self, now: float) -> Payloads | None:
         """Return the request, or None where the old CHILD_SA is gone or replaced already."""
-        record = self._sa.children.get(self._old)
-        if record is None or record.successor is not None or self._sa is not self._connection.sa:
-            self._sa.context.child_spis.discard(self._spi)
+        record = self._connection.children.records.get(self._old)
+        usable = record is not None and record.successor is None and not record.rekeying
+        if record is None or not usable or self._sa is not self._connection.sa:
             return None
         record.rekeying = True
+        self._spi = self._sa.context.new_child_spi()
+        self._selectors = record.child.local_ts, record.child.remote_ts
         rekey = Notify(NotifyType.REKEY_SA, protocol=Protocol.ESP, spi=self._old.to_bytes(4, "big"))
         offer = negotiation.offer(self._connection.config, self._spi, True)
         return [
@@ -86,44 +107,64 @@ class RekeyChildTask:
             (PayloadType.SA, encode_proposals(offer)),
             (PayloadType.NONCE, self._nonce),
             (PayloadType.KE, encode_ke(GROUP_X25519, self._ke.public)),
-            (PayloadType.TS_I, encode_selectors(record.child.local_ts)),
-            (PayloadType.TS_R, encode_selectors(record.child.remote_ts)),
+            (PayloadType.TS_I, encode_selectors(self._selectors[0])),
+            (PayloadType.TS_R, encode_selectors(self._selectors[1])),
         ]
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
-        """Use the new CHILD_SA at once, and delete the old one a little later."""
-        record = self._sa.children.get(self._old)
-        if record is None:
-            self._sa.context.child_spis.discard(self._spi)
-            return
-        record.rekeying = False
+        """Use the new CHILD_SA and delete the old one a little later, unless a rival wins."""
+        children = self._connection.children
         refused = refusal(payloads)
         if refused is not None:
-            self._sa.context.child_spis.discard(self._spi)
-            name = self._connection.config.name
-            self._sa.context.notice(name, "warning", f"CHILD_SA rekey refused, notify {refused}")
-            self._connection.rekey_child_later(self._old, now)
+            self.abandon()
+            children.rekey_refused(self._old, refused, now)
             return
+        child, nonce = self._child(payloads)
+        old = children.records.get(self._old)
+        if old is None:  # the peer has replaced and deleted it meanwhile
+            winner = children.current()
+            lost = winner is not None
+        else:
+            old.rekeying = False
+            winner = children.records.get(old.successor) if old.successor is not None else None
+            rival_nonce = old.rival_nonce
+            lost = rival_nonce is not None and min(self._nonce, nonce) < rival_nonce
+        ours = children.add(self._sa, child, self._old, not lost, now)
+        if lost and winner is not None:
+            _yield_to(ours, winner)
+            children.delete(child.spi_in, now)
+            return
+        if winner is not None:
+            _yield_to(winner, ours)  # the peer deletes it
+        if old is not None:
+            old.successor = child.spi_in
+            children.delete_later(self._old, now)
+
+    def _child(self, payloads: Sequence[RawPayload]) -> tuple[ChildSa, bytes]:
+        """Return the new CHILD_SA and the responder's nonce."""
         body, public, nonce = exchanged(payloads)
         config = self._connection.config
         choice = negotiation.accept(parse_proposals(body), config, True)
         ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
         if ts_i is None or ts_r is None:
             raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
-        ours = negotiation.narrow(parse_selectors(ts_i), record.child.local_ts)
-        theirs = negotiation.narrow(parse_selectors(ts_r), record.child.remote_ts)
+        ours = negotiation.narrow(parse_selectors(ts_i), self._selectors[0])
+        theirs = negotiation.narrow(parse_selectors(ts_r), self._selectors[1])
         if not ours or not theirs:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
         secrets = (self._ke.shared_secret(public), self._nonce, nonce)
         child = negotiation.build_child(
             self._sa, config, choice, self._spi, (ours, theirs), secrets, True
         )
-        self._connection.add_child(self._sa, child, self._old, True, now)
-        self._connection.delete_child_later(self._old, now)
+        return child, nonce
 
 
-class RekeyIkeTask:
-    """Replace the IKE SA; its CHILD_SAs move to the new one."""
+def _yield_to(loser: ChildRecord, winner: ChildRecord) -> None:
+    loser.successor, loser.redundant = winner.child.spi_in, True
+
+
+class RekeyIkeTask(PlainTask):
+    """Replace the IKE SA; the CHILD_SAs move to the new one."""
 
     exchange = Exchange.CREATE_CHILD_SA
 
@@ -137,7 +178,7 @@ class RekeyIkeTask:
 
     def build(self, now: float) -> Payloads | None:
         """Return the request, or None where the IKE SA has been replaced already."""
-        if self._sa.state is not State.ESTABLISHED:
+        if self._sa.state is not State.ESTABLISHED or self._sa.rekeying:
             return None
         self._sa.rekeying = True
         return [
@@ -147,56 +188,74 @@ class RekeyIkeTask:
         ]
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
-        """Move to the new IKE SA and delete the old one."""
-        old = self._sa
+        """Move to the new IKE SA and delete the old one, unless a rival wins."""
+        old, connection = self._sa, self._connection
         old.rekeying = False
+        rival, rival_nonce = old.rival or (None, b"")
+        if rival is not None and rival.state is State.CLOSED:
+            rival = None
         refused = refusal(payloads)
         if refused is not None:
-            name = self._connection.config.name
-            old.context.notice(name, "warning", f"IKE SA rekey refused, notify {refused}")
-            self._connection.rekey_ike_later(now)
+            if rival is not None:
+                hand_over(connection, old, rival, now)
+            elif old is connection.sa:
+                name = connection.config.name
+                old.context.notice(name, "warning", f"IKE SA rekey refused, notify {refused}")
+                connection.rekey_ike_later(now)
             return
+        new, nonce = self._replacement(payloads)
+        if old is not connection.sa:
+            self._give_way(new, now)
+        elif rival is not None and min(self._nonce, nonce) < rival_nonce:
+            hand_over(connection, old, rival, now)
+            self._give_way(new, now)
+        else:
+            hand_over(connection, old, new, now)
+            old.start(DeleteIkeTask(old), now)
+
+    def _replacement(self, payloads: Sequence[RawPayload]) -> tuple[IkeSa, bytes]:
+        """Return the new IKE SA and the responder's nonce."""
         body, public, nonce = exchanged(payloads)
         answer = parse_proposals(body)
         chosen = init.choose(answer, spi_size=8)
-        if chosen is None or len(answer) != 1 or answer[0].spi == NO_SPI or old.keys is None:
+        spi_r = answer[0].spi
+        if chosen is None or len(answer) != 1 or spi_r == NO_SPI or self._sa.keys is None:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-        new = replacement(old, True, self._spi, answer[0].spi)
         shared = self._ke.shared_secret(public)
-        new.set_keys(
-            rekeyed_ike_keys(
-                chosen[1], old.keys, shared, self._nonce, nonce, self._spi, answer[0].spi
-            )
+        keys = rekeyed_ike_keys(
+            chosen[1], self._sa.keys, shared, self._nonce, nonce, self._spi, spi_r
         )
-        hand_over(self._connection, old, new, now)
-        old.start(DeleteIkeTask(old), now)
+        return replacement(self._sa, True, self._spi, spi_r, keys), nonce
+
+    @staticmethod
+    def _give_way(new: IkeSa, now: float) -> None:
+        new.close_at(now + CLOSE_SECONDS)
+        new.start(DeleteIkeTask(new), now)
 
 
-def replacement(old: IkeSa, initiator: bool, spi_i: bytes, spi_r: bytes) -> IkeSa:
-    """Return the IKE SA that replaces old: message IDs start at 0 again (2.18)."""
-    context = old.context
-    new = new_sa(context, initiator, State.ESTABLISHED, spi_i, old.local, old.remote)
-    del context.ike_sas[new.our_spi]
-    new.spi_i, new.spi_r = spi_i, spi_r
-    if new.our_spi in context.ike_sas:
-        raise MoatError("an SPI was chosen twice")
-    context.ike_sas[new.our_spi] = new
-    new.nat = old.nat
+def replacement(old: IkeSa, initiator: bool, spi_i: bytes, spi_r: bytes, keys: IkeKeys) -> IkeSa:
+    """Return an IKE SA to replace old, entered: message IDs start at 0 again (2.18)."""
+    new = IkeSa(old.context, initiator, State.ESTABLISHED, spi_i, spi_r, old.local, old.remote)
+    new.connection, new.nat = old.connection, old.nat
+    new.set_keys(keys)
+    old.context.ike_sas[new.our_spi] = new
     return new
 
 
 def hand_over(connection: Connection, old: IkeSa, new: IkeSa, now: float) -> None:
-    """Move the CHILD_SAs and queued exchanges' purpose from old to new."""
+    """Make new the connection's IKE SA in place of old: exchanges that wait go on there."""
     if old.rekey_at is not None:
         old.rekey_at.cancel()
-    new.children, old.children = old.children, {}
-    for record in new.children.values():
-        record.rekeying = False
+    rival = old.rival[0] if old.rival is not None else None
+    old.rival = None
+    if rival is not None and rival is not new:
+        rival.close_at(now + CLOSE_SECONDS)  # the peer, who made it, deletes it
+    waiting = list(old.queue)
     old.queue.clear()
     old.move(State.REPLACED)
     connection.adopt(new, now)
-    context = old.context
-    context.events.append(IkeRekeyed(connection.config.name))
-    # If the Delete of the old one never comes, it goes by itself.
-    forget: Callback = lambda _: old.close()  # noqa: E731 a typed callback
-    old.expires = context.scheduler.at(now + 30.0, forget)
+    old.context.events.append(IkeRekeyed(connection.config.name))
+    old.close_at(now + CLOSE_SECONDS)
+    for task in waiting:
+        if task.move(new):
+            new.start(task, now)

@@ -11,8 +11,10 @@ from moatvpn.crypto.keymat import rekeyed_ike_keys
 from moatvpn.errors import PeerError
 from moatvpn.ike import child as negotiation
 from moatvpn.ike import init
-from moatvpn.ike.ike_sa import ChildRecord, IkeSa
-from moatvpn.ike.rekey import exchanged, hand_over, replacement
+from moatvpn.ike.children import ChildRecord
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.informational import DeleteTask
+from moatvpn.ike.rekey import RekeyChildTask, exchanged, hand_over, replacement
 from moatvpn.ike.task import Payloads, body_of
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
@@ -22,7 +24,7 @@ from moatvpn.wire.ike_payloads import (
     encode_selectors,
     parse_selectors,
 )
-from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
+from moatvpn.wire.ike_proposal import Protocol, encode_proposals, parse_proposals
 
 if TYPE_CHECKING:
     from moatvpn.ike.connection import Connection
@@ -35,29 +37,35 @@ def respond(
     message_id: int,
     now: float,
 ) -> None:
-    """Answer a CREATE_CHILD_SA request of any kind."""
+    """Answer a CREATE_CHILD_SA request of any kind; collisions are those of 2.25."""
+    connection.prefer(sa, now)
+    children = connection.children
     rekeyed = next((n for n in init.notifies_of(payloads) if n.type == NotifyType.REKEY_SA), None)
     if sa is not connection.sa:
         _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
     elif rekeyed is not None:
-        record = sa.child_by_peer_spi(int.from_bytes(rekeyed.spi, "big"))
-        if record is None:
-            _refuse(sa, message_id, NotifyType.CHILD_SA_NOT_FOUND)
-        elif sa.rekeying or record.rekeying or record.successor is not None:
-            # Both sides at once: each refuses, and tries again at its own random time (2.25).
+        record = children.by_peer_spi(int.from_bytes(rekeyed.spi, "big"))
+        if record is None and not children.rekeying():
+            missing = Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, rekeyed.spi)
+            _answer(sa, message_id, [(PayloadType.NOTIFY, missing.encode())])
+        elif record is None or sa.rekeying or record.successor is not None:
+            # One that we don't know may be what the answer to our own request will make.
             _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
         else:
             _rekey_child(connection, sa, record, payloads, message_id, now)
     elif body_of(payloads, PayloadType.TS_I) is not None:
         _refuse(sa, message_id, NotifyType.NO_ADDITIONAL_SAS)
-    elif sa.rekeying or any(record.rekeying for record in sa.children.values()):
+    elif sa.pending is not None and isinstance(sa.pending.task, RekeyChildTask | DeleteTask):
         _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
     else:
         _rekey_ike(connection, sa, payloads, message_id, now)
 
 
 def _refuse(sa: IkeSa, message_id: int, kind: NotifyType) -> None:
-    body: Payloads = [(PayloadType.NOTIFY, Notify(kind).encode())]
+    _answer(sa, message_id, [(PayloadType.NOTIFY, Notify(kind).encode())])
+
+
+def _answer(sa: IkeSa, message_id: int, body: Payloads) -> None:
     sa.respond(Exchange.CREATE_CHILD_SA, message_id, body)
 
 
@@ -95,8 +103,11 @@ def _rekey_child(
         (PayloadType.TS_R, encode_selectors(ours)),
     ]
     # Installed before the answer leaves: the initiator may use it as soon as it has the answer.
-    connection.add_child(sa, child, old.child.spi_in, False, now)
-    sa.respond(Exchange.CREATE_CHILD_SA, message_id, answer)
+    connection.children.add(sa, child, old.child.spi_in, False, now)
+    old.successor = spi
+    if old.rekeying:
+        old.rival_nonce = min(nonce_i, nonce_r)
+    _answer(sa, message_id, answer)
 
 
 def _rekey_ike(
@@ -117,11 +128,11 @@ def _rekey_ike(
     ours, nonce_r = context.new_ike_spi(), context.random(init.NONCE_LENGTH)
     ke = KeyExchange(context.random(32))
     shared = ke.shared_secret(public)
-    new = replacement(sa, False, theirs, ours)
-    new.set_keys(rekeyed_ike_keys(chosen[1], sa.keys, shared, nonce_i, nonce_r, theirs, ours))
+    keys = rekeyed_ike_keys(chosen[1], sa.keys, shared, nonce_i, nonce_r, theirs, ours)
+    new = replacement(sa, False, theirs, ours, keys)
     answer = chosen[0].with_spi(ours)
-    sa.respond(
-        Exchange.CREATE_CHILD_SA,
+    _answer(
+        sa,
         message_id,
         [
             (PayloadType.SA, encode_proposals([answer])),
@@ -129,4 +140,7 @@ def _rekey_ike(
             (PayloadType.KE, encode_ke(GROUP_X25519, ke.public)),
         ],
     )
-    hand_over(connection, sa, new, now)
+    if sa.rekeying:
+        sa.rival = (new, min(nonce_i, nonce_r))
+    else:
+        hand_over(connection, sa, new, now)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from moatvpn.wire.ike_header import Exchange, RawPayload
+
+if TYPE_CHECKING:
+    from moatvpn.ike.ike_sa import IkeSa
 
 Payloads = Sequence[tuple[int, bytes]]
 
@@ -14,7 +17,9 @@ class Task(Protocol):
     """One exchange of ours: build the request, take the response.
 
     build returns the payloads, or None where there is nothing left to do. complete gets the
-    payloads of the authenticated response and may raise PeerError, which fails the IKE SA.
+    payloads of the authenticated response and may raise PeerError, which fails the IKE SA. What
+    build reserved is complete's to keep or to give back; where complete raises, or there is never
+    a response, abandon gives it back.
     """
 
     exchange: Exchange
@@ -26,6 +31,26 @@ class Task(Protocol):
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Take the response."""
         ...
+
+    def abandon(self) -> None:
+        """Give back what the request reserved: it will not be answered."""
+        ...
+
+    def move(self, sa: IkeSa) -> bool:
+        """Before build: run on sa, which has replaced our IKE SA; False where that has no use."""
+        ...
+
+
+class PlainTask:
+    """What tasks have in common that reserve nothing and mean one IKE SA only."""
+
+    def abandon(self) -> None:
+        """Do nothing: nothing was reserved."""
+
+    def move(self, sa: IkeSa) -> bool:
+        """Return that there is no use for it on sa."""
+        del sa
+        return False
 
 
 def body_of(payloads: Sequence[RawPayload], kind: int) -> bytes | None:
