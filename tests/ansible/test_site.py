@@ -49,6 +49,15 @@ def test_a_fleet_without_such_customers_is_no_warning(lab: Run) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("tag", ["install", "configure"])
+def test_a_tag_brings_what_its_tasks_need(lab: Run, tag: str) -> None:
+    words = ("--inventory", "inventory/moat.yml", str(SITE), "--list-tasks", "--tags", tag)
+    done = lab("ansible-playbook", *words)
+    assert done.returncode == 0, done.stderr
+    # The version of moatvpn: its directory's name, which moatd's unit has in it.
+    assert "moatvpn : Name the set of wheels" in done.stdout
+
+
 def recording() -> dict[str, Any]:
     """Return the task of site.yml that records a box's public key."""
     plays = yaml.safe_load(SITE.read_text())
