@@ -34,7 +34,8 @@ lint: setup ## Check style and types
 	ruff format --check . $(python_programs)
 	mypy
 	yamllint --strict .
-	ansible-lint --offline --profile production
+	# Playbooks are read without any customer database.
+	ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED=false ansible-lint --offline --profile production
 
 unit: setup ## Run the tests that need no lab, those of real daemons in namespaces among them
 	@mkdir -p $(reports)

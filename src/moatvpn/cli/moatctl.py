@@ -134,11 +134,13 @@ def _identity(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _check(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     record, where = _load(arguments.file), str(arguments.file)
+    result: dict[str, Any] = {"valid": True}
     if "private_key" in record:
         daemon_from_dict(record, where)
     else:
-        connection_from_dict(record, where)
-    return {"valid": True}, f"{where}: valid"
+        # With every default in it: what `replace` would store.
+        result["connection"] = connection_to_dict(connection_from_dict(record, where))
+    return result, f"{where}: valid"
 
 
 def parser() -> argparse.ArgumentParser:

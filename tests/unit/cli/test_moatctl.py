@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from moatvpn.cli.moatctl import main
-from moatvpn.config import ED25519_SPKI_PREFIX
+from moatvpn.config import ED25519_SPKI_PREFIX, connection_from_dict, connection_to_dict
 from moatvpn.daemon.control import ControlServer, Peer
 from moatvpn.drivers.clock import monotonic
 from moatvpn.drivers.loop import Loop
@@ -305,7 +305,8 @@ def test_identity(ctl: Ctl, tmp_path: Path) -> None:
 
 
 def test_check(ctl: Ctl, tmp_path: Path) -> None:
-    assert ctl.json("check", ctl.file()) == {"valid": True}
+    whole = connection_to_dict(connection_from_dict(RECORD))
+    assert ctl.json("check", ctl.file()) == {"valid": True, "connection": whole}
     assert ctl("check", ctl.file(initiate=True))[0] == 1
     settings = tmp_path / "moatd.json"
     settings.write_text('{"identity": "a.example", "private_key": "/k"}')
