@@ -197,3 +197,20 @@ def test_a_transform_with_an_unknown_attribute_is_left_out():
     body = bytes.fromhex("000000180103000100000010 0100 0014 800e0100 80120001".replace(" ", ""))
     (proposal,) = ike_proposal.parse_proposals(body)
     assert proposal.transforms == ()
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 9, 65535])
+def test_a_length_that_would_stand_still_or_lead_outside_is_refused(length):
+    octets = length.to_bytes(2, "big")
+    payload = b"\x21\0" + octets + b"abcd"  # the next payload is one like it
+    selector = b"\x01\0\0\0\x07\0" + octets + b"\0\0\xff\xff" + bytes(8)
+    proposal = b"\x02\0" + octets + b"\x01\x03\0\0"
+    transform = bytes.fromhex("0000001001030001") + b"\x03\0" + octets + bytes(4)
+    with pytest.raises(PeerError):
+        ike_header.parse_chain(33, payload)
+    with pytest.raises(PeerError):
+        ike_payloads.parse_selectors(selector)
+    with pytest.raises(PeerError):
+        ike_proposal.parse_proposals(proposal)
+    with pytest.raises(PeerError):
+        ike_proposal.parse_proposals(transform)
