@@ -11,6 +11,7 @@ from moatvpn.crypto.keymat import child_keys
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa, EspSuite
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.wire.ike_payloads import MOST_SELECTORS
 from moatvpn.wire.ike_proposal import (
     ENCR_AES_GCM_16_256,
     ENCR_CHACHA20_POLY1305,
@@ -106,9 +107,12 @@ def configured(selectors: Sequence[str]) -> tuple[TrafficSelector, ...]:
 def narrow(
     wanted: Sequence[TrafficSelector], allowed: Sequence[TrafficSelector]
 ) -> tuple[TrafficSelector, ...]:
-    """Return what both allow (2.9), without repetition."""
+    """Return what both allow (2.9), without repetition, and no more than one payload can say.
+
+    A responder may always narrow to less; what the peer wanted first comes first.
+    """
     found = (a.intersect(w) for w in wanted for a in allowed)
-    return tuple(dict.fromkeys(ts for ts in found if ts is not None))
+    return tuple(dict.fromkeys(ts for ts in found if ts is not None))[:MOST_SELECTORS]
 
 
 def build_child(

@@ -18,6 +18,7 @@ AUTH_DIGITAL_SIGNATURE = 14  # RFC 7427, 3
 HASH_IDENTITY = 5  # RFC 8420, 2
 _TS_IPV4, _TS_IPV6 = 7, 8
 _TS_HEAD = struct.Struct("!BBHHH")
+MOST_SELECTORS = 255  # of one payload, which counts them in an octet
 MIN_NONCE, MAX_NONCE = 16, 256
 
 
@@ -25,6 +26,7 @@ class NotifyType(IntEnum):
     """Notify message types (RFC 7296, 3.10.1; RFC 7427)."""
 
     UNSUPPORTED_CRITICAL_PAYLOAD = 1
+    INVALID_MAJOR_VERSION = 5
     INVALID_SYNTAX = 7
     INVALID_MESSAGE_ID = 9
     NO_PROPOSAL_CHOSEN = 14
