@@ -13,6 +13,7 @@ from typing import Any
 
 from moatvpn.errors import ConfigError
 from moatvpn.esp.child import EspSuite
+from moatvpn.wire.selectors import MOST_SELECTORS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _FQDN = re.compile(
@@ -37,7 +38,8 @@ class ConnectionConfig:
     local_selectors, remote_selectors: the networks on our and on the peer's side.
     remote_address: where to reach the peer; None on a portal, which waits to be called.
     initiate: whether this side sets the tunnel up, and sets it up again whenever it is down.
-    encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp".
+    encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp", which goes for
+    both sides; on a side that is called, one connection's "udp" goes for all that call it.
     esp_suites: what is offered or accepted, best first.
     child_lifetime, ike_lifetime: seconds until a rekey starts; each side jitters them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives.
@@ -121,6 +123,9 @@ class _Record:
 
     def networks(self, key: str) -> tuple[str, ...]:
         values = self.texts(key)
+        if len(values) > MOST_SELECTORS:
+            why = f"holds {len(values)} networks"
+            raise self.error(key, why, f"Join neighbours, down to at most {MOST_SELECTORS}")
         for value in values:
             try:
                 ipaddress.ip_network(value)

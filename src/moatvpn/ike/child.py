@@ -11,7 +11,6 @@ from moatvpn.crypto.keymat import child_keys
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa, EspSuite
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.wire.ike_payloads import MOST_SELECTORS
 from moatvpn.wire.ike_proposal import (
     ENCR_AES_GCM_16_256,
     ENCR_CHACHA20_POLY1305,
@@ -23,7 +22,7 @@ from moatvpn.wire.ike_proposal import (
     Transform,
     TransformType,
 )
-from moatvpn.wire.selectors import TrafficSelector
+from moatvpn.wire.selectors import MOST_SELECTORS, TrafficSelector
 
 # Ours and the peer's.
 Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
@@ -145,5 +144,5 @@ def build_child(
         key_out=key_out,
         local_ts=selectors[0],
         remote_ts=selectors[1],
-        udp=sa.nat or config.encapsulation == "udp",
+        udp=sa.nat,
     )

@@ -48,6 +48,7 @@ class Context:
         self.cookies = Cookies(random)
         self.answers = AnswerLimit()
         self.answering = 0  # connections that wait to be called
+        self.answering_udp = 0  # those of them that are to use UDP without a NAT, too
 
     def fraction(self) -> float:
         """Return a random number from 0 to 1, for jitter."""

@@ -25,7 +25,8 @@ from moatvpn.wire.ike_header import (
     RawPayload,
     parse_header,
 )
-from moatvpn.wire.ike_payloads import MOST_SELECTORS, Notify, NotifyType
+from moatvpn.wire.ike_payloads import Notify, NotifyType
+from moatvpn.wire.selectors import MOST_SELECTORS
 
 Responder = Callable[[Connection, IkeSa, Sequence[RawPayload], int, float], None]
 _RESPONDERS: dict[int, Responder] = {
@@ -80,7 +81,7 @@ class IkeEndpoint:
             raise OperatorError(config.name, why, "Delete that one first")
         connection = Connection(context, config, now)
         context.connections[config.name] = connection
-        context.answering += not config.initiate
+        self._count(config, 1)
         context.by_identity[config.remote_identity] = connection
 
     def remove_connection(self, name: str, now: float) -> None:
@@ -89,7 +90,12 @@ class IkeEndpoint:
         connection.remove(now)
         del self._context.connections[name]
         del self._context.by_identity[connection.config.remote_identity]
-        self._context.answering -= not connection.config.initiate
+        self._count(connection.config, -1)
+
+    def _count(self, config: ConnectionConfig, by: int) -> None:
+        if not config.initiate:
+            self._context.answering += by
+            self._context.answering_udp += by * (config.encapsulation == "udp")
 
     def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
         """Start a rekey now; raise OperatorError where there is nothing to rekey."""
@@ -258,6 +264,7 @@ class IkeEndpoint:
         if header.message_id != sa.expected_request:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"request {header.message_id}")
         sa.expected_request += 1
+        sa.sent_at = now  # every request gets its response at once
         self._follow(sa, datagram, now)
         # Authentic, so every error is told in the response (2.21.3).
         try:

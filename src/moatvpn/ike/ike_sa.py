@@ -55,6 +55,7 @@ class _Pending:
 class IkeSa:
     """An IKE SA. initiator says whether we are its original initiator.
 
+    nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -68,6 +69,8 @@ class IkeSa:
     remote: Endpoint
     connection: str | None = None
     nat: bool = False
+    behind_nat: bool = False
+    sent_at: float = 0.0
     keys: IkeKeys | None = None
     established_at: float = 0.0
     rekey_at: Deadline | None = None
@@ -167,6 +170,7 @@ class IkeSa:
             self.dead(now)
             return
         self.send(pending.data)
+        self.sent_at = now
         delay = RETRANSMIT_AFTER[pending.sent] * (1 + _JITTER * self.context.fraction())
         pending.sent += 1
         pending.deadline = self.context.scheduler.at(now + delay, self._send_pending)

@@ -148,15 +148,15 @@ def _notifies(sa: IkeSa, force_udp: bool) -> list[tuple[int, bytes]]:
     ]
 
 
-def _nat_between(sa: IkeSa, notifies: Sequence[Notify]) -> bool:
+def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
+    """Take in which of the two addresses the peer sees as another one than we do (2.23)."""
     sources = [n.data for n in notifies if n.type == NotifyType.NAT_DETECTION_SOURCE_IP]
     targets = [n.data for n in notifies if n.type == NotifyType.NAT_DETECTION_DESTINATION_IP]
-    spi_r = sa.spi_r
-    if not sa.initiator:
-        spi_r = NO_SPI  # the request was hashed before the responder had chosen its SPI
-    if sources and nat_detection_hash(sa.spi_i, spi_r, sa.remote) not in sources:
-        return True
-    return bool(targets) and nat_detection_hash(sa.spi_i, spi_r, sa.local) not in targets
+    # The request was hashed before the responder had chosen its SPI.
+    spi_r = sa.spi_r if sa.initiator else NO_SPI
+    there = bool(sources) and nat_detection_hash(sa.spi_i, spi_r, sa.remote) not in sources
+    here = bool(targets) and nat_detection_hash(sa.spi_i, spi_r, sa.local) not in targets
+    sa.nat, sa.behind_nat = sa.nat or there or here, here
 
 
 def public_value(ke: bytes | None) -> bytes:
@@ -248,13 +248,15 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     secrets = InitSecrets(KeyExchange(context.random(32)), nonce_i, nonce_r)
     shared = secrets.exchange.shared_secret(public)
     sa.spi_r = context.new_ike_spi()
-    sa.nat = _nat_between(sa, notifies)
+    # We learn from IKE_AUTH only who it is: one connection that wants UDP decides for all.
+    sa.nat = force_udp = context.answering_udp > 0
+    _detect_nat(sa, notifies)
     sa.set_keys(ike_keys(chosen[1], shared, nonce_i, nonce_r, sa.spi_i, sa.spi_r))
     answer = [
         (PayloadType.SA, encode_proposals([chosen[0]])),
         (PayloadType.KE, encode_ke(GROUP_X25519, secrets.exchange.public)),
         (PayloadType.NONCE, nonce_r),
-        *_notifies(sa, False),
+        *_notifies(sa, force_udp),
     ]
     secrets.request = data
     secrets.response = sa.cached_response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
@@ -314,6 +316,6 @@ def complete(sa: IkeSa, secrets: InitSecrets, header: IkeHeader, data: bytes) ->
     shared = secrets.exchange.shared_secret(public_value(ke))
     sa.spi_r = header.spi_r
     secrets.nonce_r, secrets.response = nonce_r, data
-    sa.nat = sa.nat or _nat_between(sa, notifies)
+    _detect_nat(sa, notifies)
     sa.set_keys(ike_keys(chosen[1], shared, secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r))
     return None

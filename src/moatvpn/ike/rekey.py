@@ -232,7 +232,7 @@ class RekeyIkeTask(PlainTask):
 def replacement(old: IkeSa, initiator: bool, spi_i: bytes, spi_r: bytes, keys: IkeKeys) -> IkeSa:
     """Return an IKE SA to replace old, entered: message IDs start at 0 again (2.18)."""
     new = IkeSa(old.context, initiator, State.ESTABLISHED, spi_i, spi_r, old.local, old.remote)
-    new.connection, new.nat = old.connection, old.nat
+    new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new
     return new

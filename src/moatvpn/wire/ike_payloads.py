@@ -18,7 +18,6 @@ AUTH_DIGITAL_SIGNATURE = 14  # RFC 7427, 3
 HASH_IDENTITY = 5  # RFC 8420, 2
 _TS_IPV4, _TS_IPV6 = 7, 8
 _TS_HEAD = struct.Struct("!BBHHH")
-MOST_SELECTORS = 255  # of one payload, which counts them in an octet
 MIN_NONCE, MAX_NONCE = 16, 256
 
 
