@@ -16,6 +16,7 @@ from typing import Any
 from moatvpn.errors import ConfigError
 from moatvpn.esp.child import EspSuite
 from moatvpn.subnets import parse_network
+from moatvpn.wire.selectors import MOST_SELECTORS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _FQDN = re.compile(
@@ -27,7 +28,6 @@ ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
 
 # A week: keys that serve for longer protect too much, and a timer can count it.
 MOST_SECONDS = 604800.0
-MOST_SELECTORS = 255  # an octet counts them (RFC 7296, 3.13)
 _LONGEST_TEXT = 255
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
@@ -48,7 +48,8 @@ class ConnectionConfig:
     remote_address: the IPv4 address to reach the peer at; None on a portal, which waits to be
         called.
     initiate: whether this side sets the tunnel up, and sets it up again whenever it is down.
-    encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp".
+    encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp", which goes for
+    both sides; on a side that is called, one connection's "udp" goes for all that call it.
     esp_suites: what is offered or accepted, best first.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.

@@ -17,7 +17,7 @@ from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.endpoint import KEEPALIVE, Datagram, Endpoint
 
 MOAT, PORTAL = "m1.example.net", "portal.example.net"
 MOAT_HOST, PORTAL_HOST = "192.0.2.10", "198.51.100.2"
@@ -94,6 +94,8 @@ class Network:
                     heapq.heappush(self.in_flight, (when, next(self.order), datagram))
 
     def _deliver(self, datagram: Datagram) -> None:
+        if datagram.data == KEEPALIVE:
+            return  # a NAT sees it, and the peer's port drops it
         seen = self.rewrite(datagram)
         for peer in self.peers:
             if peer.host == seen.remote.host:

@@ -96,6 +96,7 @@ def test_every_setting_is_taken() -> None:
         ("remote_public_keys", [KEY, base64.b64encode(b"\x31" + SPKI[1:]).decode()]),
         ("local_selectors", []),
         ("local_selectors", ["10.0.0.1/24"]),
+        ("local_selectors", [f"10.{n}.0.0/16" for n in range(256)]),
         ("remote_selectors", "10.0.0.0/24"),
         ("remote_selectors", [10]),
         ("remote_selectors", ["10.0.0.1"]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH, EspArrival
-from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT, Datagram, Endpoint
+from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, NAT_PORT, Datagram, Endpoint
 
 
 class MemoryTun:
@@ -103,7 +103,7 @@ class MemoryHost:
             self.raw.waiting.append((packet.data, packet.source, packet.tos))
             return
         port = self.ports.get(packet.destination.port)
-        if port is None:
+        if port is None or packet.data == KEEPALIVE:
             return
         if packet.ike:
             port.messages.append(Datagram(packet.data, packet.destination, packet.source))

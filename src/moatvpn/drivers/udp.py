@@ -16,10 +16,9 @@ from moatvpn.drivers.sockets import (
     prepare,
     tos_ancillary,
 )
-from moatvpn.wire.endpoint import IKE_PORT, Datagram, Endpoint
+from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram, Endpoint
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948, 2.2: no SPI is zero
-_KEEPALIVE = b"\xff"  # RFC 3948, 2.3
 _PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
 _ANCILLARY_SPACE = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
 
@@ -92,7 +91,7 @@ class UdpPort:
             elif data.startswith(NON_ESP_MARKER):
                 message = data[len(NON_ESP_MARKER) :]
                 messages.append(Datagram(message, endpoint(local, self.port), source))
-            elif data != _KEEPALIVE:
+            elif data != KEEPALIVE:
                 arrivals.append((data, source, tos))
         return arrivals, messages
 
@@ -100,8 +99,9 @@ class UdpPort:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
         try:
             info = _PKTINFO.pack(0, socket.inet_aton(datagram.local.host), bytes(4))
+            marked = self._framed and datagram.data != KEEPALIVE
             self._socket.sendmsg(
-                (NON_ESP_MARKER if self._framed else b"", datagram.data),
+                (NON_ESP_MARKER if marked else b"", datagram.data),
                 ((socket.IPPROTO_IP, IP_PKTINFO, info),),
                 0,
                 (datagram.remote.host, datagram.remote.port),

@@ -21,8 +21,9 @@ from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.init import InitSecrets, notifies_of
-from moatvpn.ike.task import Payloads, PlainTask, body_of
+from moatvpn.ike.init import InitSecrets
+from moatvpn.ike.refusal import RefusalError
+from moatvpn.ike.task import Payloads, PlainTask, body_of, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     AUTH_DIGITAL_SIGNATURE,
@@ -142,7 +143,8 @@ class AuthTask(PlainTask):
         ]
         proposals, ts_i, ts_r = bodies
         if proposals is None or ts_i is None or ts_r is None:
-            raise PeerError(DropReason.IKE_NO_PROPOSAL, "the peer refused the CHILD_SA")
+            refused = [n.type for n in notifies_of(payloads) if n.is_error]
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, f"no CHILD_SA, but notifies {refused}")
         choice = negotiation.accept(parse_proposals(proposals), config, False)
         ours = negotiation.narrow(
             parse_selectors(ts_i), negotiation.configured(config.local_selectors)
@@ -168,15 +170,20 @@ def respond(
     try:
         connection = _identify(context, sa, secrets, payloads)
     except PeerError:
-        _refuse(sa, message_id, NotifyType.AUTHENTICATION_FAILED)
+        body = [(PayloadType.NOTIFY, Notify(NotifyType.AUTHENTICATION_FAILED).encode())]
+        sa.respond(Exchange.IKE_AUTH, message_id, body)
+        sa.close()
         raise
     sa.connection = connection.config.name
     answer = _proof(sa, secrets, PayloadType.ID_R)
     try:
         child, choice = _answer_child(sa, connection, secrets, payloads)
-    except PeerError:
-        # Without its CHILD_SA the IKE SA is of no use to a moat: it starts over by itself.
-        _refuse(sa, message_id, NotifyType.NO_PROPOSAL_CHOSEN)
+    except RefusalError as refusal:
+        # The proof goes with it, as 2.21.2 has it: only the CHILD_SA has failed. But without one
+        # the IKE SA is of no use to a moat, which starts over.
+        answer.append((PayloadType.NOTIFY, refusal.notify.encode()))
+        sa.respond(Exchange.IKE_AUTH, message_id, answer)
+        sa.close()
         raise
     proposal = choice.proposal(child.spi_in, with_ke=False)
     answer += [
@@ -186,11 +193,6 @@ def respond(
     ]
     sa.respond(Exchange.IKE_AUTH, message_id, answer)
     connection.established(sa, child, now)
-
-
-def _refuse(sa: IkeSa, message_id: int, kind: NotifyType) -> None:
-    sa.respond(Exchange.IKE_AUTH, message_id, [(PayloadType.NOTIFY, Notify(kind).encode())])
-    sa.close()
 
 
 def _identify(
@@ -205,8 +207,8 @@ def _identify(
         raise PeerError(DropReason.IKE_UNKNOWN_PEER, "it looks for somebody else")
     name = parse_fqdn(identity)
     connection = context.by_identity.get(name) if name is not None else None
-    if connection is None:
-        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection for its identity")
+    if connection is None or connection.config.initiate:
+        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection waits for its identity")
     if not _authentic(sa, secrets, connection.config.public_keys(), identity, payloads):
         raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, f"proof of {name}")
     return connection
@@ -227,8 +229,10 @@ def _answer_child(
         parse_selectors(ts_i), negotiation.configured(config.remote_selectors)
     )
     ours = negotiation.narrow(parse_selectors(ts_r), negotiation.configured(config.local_selectors))
-    if choice is None or not ours or not theirs:
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, "nothing in common for the CHILD_SA")
+    if choice is None:
+        raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
+    if not ours or not theirs:
+        raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.TS_UNACCEPTABLE))
     spi = sa.context.new_child_spi()
     nonces = (b"", secrets.nonce_i, secrets.nonce_r)
     child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), nonces, False)

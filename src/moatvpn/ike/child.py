@@ -22,7 +22,7 @@ from moatvpn.wire.ike_proposal import (
     Transform,
     TransformType,
 )
-from moatvpn.wire.selectors import TrafficSelector
+from moatvpn.wire.selectors import MOST_SELECTORS, TrafficSelector
 
 # Ours and the peer's.
 Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
@@ -106,9 +106,12 @@ def configured(selectors: Sequence[str]) -> tuple[TrafficSelector, ...]:
 def narrow(
     wanted: Sequence[TrafficSelector], allowed: Sequence[TrafficSelector]
 ) -> tuple[TrafficSelector, ...]:
-    """Return what both allow (2.9), without repetition."""
+    """Return what both allow (2.9), without repetition, and no more than one payload can say.
+
+    A responder may always narrow to less; what the peer wanted first comes first.
+    """
     found = (a.intersect(w) for w in wanted for a in allowed)
-    return tuple(dict.fromkeys(ts for ts in found if ts is not None))
+    return tuple(dict.fromkeys(ts for ts in found if ts is not None))[:MOST_SELECTORS]
 
 
 def build_child(
@@ -141,5 +144,5 @@ def build_child(
         key_out=key_out,
         local_ts=selectors[0],
         remote_ts=selectors[1],
-        udp=sa.nat or config.encapsulation == "udp",
+        udp=sa.nat,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 5.0  # a replaced CHILD_SA still decrypts what is under way
 DELETE_AFTER = 2.0  # seconds from a rekey to the Delete of what it replaced
+MOST_CHILDREN = 8  # of one connection: more than any crossing of rekeys leaves
 REFUSED_SECONDS = 60.0  # until a rekey that the peer will not do is tried again
 MOST_FAILURES = 60  # TEMPORARY_FAILUREs in a row, some two minutes of them (2.25)
 
@@ -66,6 +67,11 @@ class Children:
         return next(
             (r for r in self.records.values() if r.child.spi_out == spi_out and not r.leaving), None
         )
+
+    @property
+    def full(self) -> bool:
+        """Return whether the peer has to delete some before it makes another."""
+        return len(self.records) >= MOST_CHILDREN
 
     def rekeying(self) -> bool:
         """Return whether a request of ours to replace one is in flight."""

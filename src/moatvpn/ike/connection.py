@@ -16,10 +16,11 @@ from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
-from moatvpn.wire.endpoint import IKE_PORT, Endpoint
+from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Endpoint
 
 RETRY_SECONDS = 1.0
 START_SPREAD = 0.2  # seconds over which connections of one box start, so that they don't at once
+KEEPALIVE_SECONDS = 20.0  # without a packet to the peer, from behind a NAT (RFC 3948, 4)
 UNANSWERED_SECONDS = 2.0  # traffic out and none in for this long: ask whether the peer lives
 
 
@@ -58,6 +59,8 @@ class Connection:
         self._retry: Deadline | None = None
         self._watch: Deadline | None = None
         self._unanswered: Deadline | None = None
+        self._keepalive: Deadline | None = None
+        self._last_outbound = now
         self._last_inbound = now
         self._removed = False
         if config.initiate:
@@ -117,6 +120,10 @@ class Connection:
         sa.established_at = now
         when = now + self.config.ike_lifetime * self._context.lifetime_part()
         sa.rekey_at = self._context.scheduler.at(when, self.rekey_ike)
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if sa.behind_nat:
+            self._keepalive = self._context.scheduler.at(now + KEEPALIVE_SECONDS, self._keep_alive)
 
     # Rekeying the IKE SA
 
@@ -158,8 +165,20 @@ class Connection:
 
     def outbound(self, now: float) -> None:
         """A packet went to the peer; if nothing comes back, ask soon."""
+        self._last_outbound = now
         if self._unanswered is None and self.sa is not None:
             self._unanswered = self._context.scheduler.at(now + UNANSWERED_SECONDS, self._no_answer)
+
+    def _keep_alive(self, now: float) -> None:
+        """Keep the NAT in front of us from forgetting us, if nothing else has."""
+        if self.sa is None or not self.sa.behind_nat:
+            return
+        idle_since = max(self._last_outbound, self.sa.sent_at)
+        if idle_since + KEEPALIVE_SECONDS <= now:
+            self.sa.send(KEEPALIVE)
+            idle_since = now
+        due = idle_since + KEEPALIVE_SECONDS
+        self._keepalive = self._context.scheduler.at(due, self._keep_alive)
 
     def _no_answer(self, now: float) -> None:
         self._unanswered = None
@@ -246,7 +265,7 @@ class Connection:
     def remove(self, now: float) -> None:
         """End everything, and tell the peer once."""
         self._removed = True
-        for timer in (self._retry, self._watch, self._unanswered):
+        for timer in (self._retry, self._watch, self._unanswered, self._keepalive):
             if timer is not None:
                 timer.cancel()
         self._drop_attempt()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer
+from moatvpn.ike.defence import AnswerLimit, Cookies
 from moatvpn.ike.events import IkeEvent, Notice
 from moatvpn.ike.scheduler import Scheduler
 from moatvpn.wire.endpoint import Datagram
@@ -44,6 +45,10 @@ class Context:
         self.half_open: dict[tuple[bytes, str, int], IkeSa] = {}  # by the initiator's SPI, address
         self.init_secrets: dict[bytes, InitSecrets] = {}  # of half-open SAs, by our own SPI
         self.child_spis: set[int] = set()
+        self.cookies = Cookies(random)
+        self.answers = AnswerLimit()
+        self.answering = 0  # connections that wait to be called
+        self.answering_udp = 0  # those of them that are to use UDP without a NAT, too
 
     def fraction(self) -> float:
         """Return a random number from 0 to 1, for jitter."""

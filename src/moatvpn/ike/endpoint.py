@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from moatvpn.config import ConnectionConfig
@@ -13,13 +13,12 @@ from moatvpn.ike import auth, informational, init, rekey_response
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context
 from moatvpn.ike.events import IkeEvent
-from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.ike_sa import IkeSa, payloads_inside
+from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.state import State
+from moatvpn.ike.task import notifies_of
 from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import (
-    KNOWN_EXCHANGES,
-    KNOWN_PAYLOADS,
-    NO_SPI,
     Exchange,
     IkeHeader,
     PayloadType,
@@ -27,6 +26,22 @@ from moatvpn.wire.ike_header import (
     parse_header,
 )
 from moatvpn.wire.ike_payloads import Notify, NotifyType
+from moatvpn.wire.selectors import MOST_SELECTORS
+
+Responder = Callable[[Connection, IkeSa, Sequence[RawPayload], int, float], None]
+_RESPONDERS: dict[int, Responder] = {
+    Exchange.INFORMATIONAL: informational.respond,
+    Exchange.CREATE_CHILD_SA: rekey_response.respond,
+}
+
+
+def _read_response(message: bytes, inner: bytes) -> list[RawPayload]:
+    """Return the payloads of a response; raise PeerError where it cannot be gone on with."""
+    payloads = payloads_inside(message, inner)
+    init.refuse_critical(payloads)
+    if any(n.type == NotifyType.INVALID_SYNTAX for n in notifies_of(payloads)):
+        raise PeerError(DropReason.IKE_MALFORMED, "so the peer finds our request (2.21.3)")
+    return payloads
 
 
 class IkeEndpoint:
@@ -57,12 +72,16 @@ class IkeEndpoint:
         context = self._context
         if config.name in context.connections:
             raise OperatorError(config.name, "is there already", "Use replace")
+        if max(len(config.local_selectors), len(config.remote_selectors)) > MOST_SELECTORS:
+            why = f"has more than {MOST_SELECTORS} networks on one side"
+            raise OperatorError(config.name, why, "Join neighbouring networks to larger ones")
         if config.remote_identity in context.by_identity:
             other = context.by_identity[config.remote_identity].config.name
             why = f"connection {other} has the identity {config.remote_identity}"
             raise OperatorError(config.name, why, "Delete that one first")
         connection = Connection(context, config, now)
         context.connections[config.name] = connection
+        self._count(config, 1)
         context.by_identity[config.remote_identity] = connection
 
     def remove_connection(self, name: str, now: float) -> None:
@@ -71,6 +90,12 @@ class IkeEndpoint:
         connection.remove(now)
         del self._context.connections[name]
         del self._context.by_identity[connection.config.remote_identity]
+        self._count(connection.config, -1)
+
+    def _count(self, config: ConnectionConfig, by: int) -> None:
+        if not config.initiate:
+            self._context.answering += by
+            self._context.answering_udp += by * (config.encapsulation == "udp")
 
     def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
         """Start a rekey now; raise OperatorError where there is nothing to rekey."""
@@ -151,6 +176,8 @@ class IkeEndpoint:
             self._receive(datagram, now)
         except PeerError as error:
             self._context.counters.drop(error.reason)
+            if error.reason is DropReason.IKE_VERSION:
+                init.answer_version(self._context, datagram, now)
             where = f"from {datagram.remote}: {error}"
             self._context.notice(None, "debug", f"IKE message dropped, {where}")
 
@@ -158,8 +185,6 @@ class IkeEndpoint:
         header = parse_header(datagram.data)
         is_init = header.exchange == Exchange.IKE_SA_INIT
         if is_init and not header.response:
-            if header.spi_r != NO_SPI:
-                raise PeerError(DropReason.IKE_MALFORMED, "IKE_SA_INIT request with two SPIs")
             init.respond(self._context, header, datagram, now)
             return
         spi, other = (
@@ -173,11 +198,11 @@ class IkeEndpoint:
             return
         if other != (sa.spi_r if sa.initiator else sa.spi_i):
             raise PeerError(DropReason.IKE_UNKNOWN_SPI)
-        payloads = sa.open(header, datagram.data)
+        inner = sa.open(header, datagram.data)
         if header.response:
-            self._response(sa, header, payloads, now)
+            self._response(sa, header, datagram.data, inner, now)
         else:
-            self._request(sa, header, payloads, datagram, now)
+            self._request(sa, header, datagram, inner, now)
 
     def _init_response(self, sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> None:
         connection = self._context.connections.get(sa.connection or "")
@@ -189,7 +214,7 @@ class IkeEndpoint:
         secrets = attempt[1]
         force_udp = connection.config.encapsulation == "udp"
         cookie = init.complete(sa, secrets, header, datagram.data)
-        sa.take_response(0)
+        sa.take_response(0, Exchange.IKE_SA_INIT)
         if cookie is not None:
             secrets.request = init.request_octets(sa, secrets, force_udp, cookie)
             sa.next_request = 0
@@ -203,31 +228,33 @@ class IkeEndpoint:
         sa.start(auth.AuthTask(connection, sa, secrets), now)
 
     def _response(
-        self, sa: IkeSa, header: IkeHeader, payloads: list[RawPayload], now: float
+        self, sa: IkeSa, header: IkeHeader, message: bytes, inner: bytes, now: float
     ) -> None:
-        task = sa.take_response(header.message_id)
+        task = sa.take_response(header.message_id, header.exchange)
         connection = self._context.connections.get(sa.connection or "")
         if connection is not None and connection.sa is sa:
             connection.inbound(now)
         if task is None:
             return
         try:
-            task.complete(payloads, now)
+            task.complete(_read_response(message, inner), now)
         except PeerError as error:
             task.abandon()
-            if connection is not None:
-                self._context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
-                connection.sa_failed(sa, str(error), now)
+            self._end(sa, error, now)
             raise
         sa.continue_queue(now)
 
+    def _end(self, sa: IkeSa, error: PeerError, now: float) -> None:
+        """End an IKE SA with which both sides cannot go on (2.21.3)."""
+        connection = self._context.connections.get(sa.connection or "")
+        if connection is None:
+            sa.close()
+            return
+        self._context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
+        connection.sa_failed(sa, str(error), now)
+
     def _request(
-        self,
-        sa: IkeSa,
-        header: IkeHeader,
-        payloads: list[RawPayload],
-        datagram: Datagram,
-        now: float,
+        self, sa: IkeSa, header: IkeHeader, datagram: Datagram, inner: bytes, now: float
     ) -> None:
         if header.message_id == sa.expected_request - 1 and sa.cached_response is not None:
             # A retransmission: the same answer, to where it asked from (2.1).
@@ -237,13 +264,27 @@ class IkeEndpoint:
         if header.message_id != sa.expected_request:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"request {header.message_id}")
         sa.expected_request += 1
+        sa.sent_at = now  # every request gets its response at once
         self._follow(sa, datagram, now)
-        unknown = next((p for p in payloads if p.critical and p.type not in KNOWN_PAYLOADS), None)
-        if unknown is not None:
-            kind = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
-            self._refuse(sa, header, Notify(kind, bytes((unknown.type,))))
-            raise PeerError(DropReason.IKE_CRITICAL_PAYLOAD, f"payload {unknown.type}")
-        self._dispatch(sa, header, payloads, now)
+        # Authentic, so every error is told in the response (2.21.3).
+        try:
+            payloads = payloads_inside(datagram.data, inner)
+            init.refuse_critical(payloads)
+            self._dispatch(sa, header, payloads, now)
+        except RefusalError as refusal:
+            self._refuse(sa, header, refusal.notify)
+            if sa.state is State.HALF_OPEN:
+                sa.close()
+            raise
+        except PeerError as error:
+            if sa.state is not State.CLOSED:
+                self._refuse(sa, header, Notify(NotifyType.INVALID_SYNTAX))
+                self._end(sa, error, now)
+            raise
+
+    @staticmethod
+    def _refuse(sa: IkeSa, header: IkeHeader, notify: Notify) -> None:
+        sa.respond(header.exchange, header.message_id, [(PayloadType.NOTIFY, notify.encode())])
 
     def _follow(self, sa: IkeSa, datagram: Datagram, now: float) -> None:
         """Answer to where an authentic, new request came from, and move the connection there."""
@@ -263,26 +304,9 @@ class IkeEndpoint:
             auth.respond(self._context, sa, payloads, message_id, now)
             return
         connection = self._context.connections.get(sa.connection or "")
-        known = (Exchange.INFORMATIONAL, Exchange.CREATE_CHILD_SA)
-        if connection is None or header.exchange not in known or sa.state is State.HALF_OPEN:
-            self._refuse(sa, header, Notify(NotifyType.INVALID_SYNTAX))
+        respond = _RESPONDERS.get(header.exchange)
+        if connection is None or respond is None or sa.state is State.HALF_OPEN:
             raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, f"exchange {header.exchange}")
-        connection.inbound(now)
-        respond = (
-            informational.respond
-            if header.exchange == Exchange.INFORMATIONAL
-            else rekey_response.respond
-        )
-        try:
-            respond(connection, sa, payloads, message_id, now)
-        except PeerError:
-            self._refuse(sa, header, Notify(NotifyType.INVALID_SYNTAX))
-            raise
-
-    @staticmethod
-    def _refuse(sa: IkeSa, header: IkeHeader, notify: Notify) -> None:
-        """Answer an authentic request that makes no sense: its sender need not repeat it."""
-        if header.exchange not in KNOWN_EXCHANGES or sa.state is State.HALF_OPEN:
-            return
-        body = [(PayloadType.NOTIFY, notify.encode())]
-        sa.respond(Exchange(header.exchange), header.message_id, body)
+        if connection.sa is sa:
+            connection.inbound(now)
+        respond(connection, sa, payloads, message_id, now)

@@ -32,6 +32,14 @@ _JITTER = 0.1
 SUSPECT_AFTER = 2
 
 
+def payloads_inside(message: bytes, inner: bytes) -> list[RawPayload]:
+    """Return the payloads of inner, which is what IkeSa.open found in message; or PeerError."""
+    padding = inner[-1]
+    if padding + 1 > len(inner):
+        raise PeerError(DropReason.IKE_MALFORMED, "padding longer than the payload")
+    return parse_chain(message[HEADER_LENGTH], inner[: len(inner) - 1 - padding])
+
+
 @dataclass(slots=True)
 class _Pending:
     """The request in flight: the same octets go out each time (RFC 7296, 2.1)."""
@@ -47,6 +55,7 @@ class _Pending:
 class IkeSa:
     """An IKE SA. initiator says whether we are its original initiator.
 
+    nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -60,6 +69,8 @@ class IkeSa:
     remote: Endpoint
     connection: str | None = None
     nat: bool = False
+    behind_nat: bool = False
+    sent_at: float = 0.0
     keys: IkeKeys | None = None
     established_at: float = 0.0
     rekey_at: Deadline | None = None
@@ -97,7 +108,7 @@ class IkeSa:
         ours, theirs = (keys.sk_ei, keys.sk_er) if self.initiator else (keys.sk_er, keys.sk_ei)
         self._seal, self._open = SealingKey(ours), OpeningKey(theirs)
 
-    def seal(self, exchange: Exchange, message_id: int, response: bool, body: Payloads) -> bytes:
+    def seal(self, exchange: int, message_id: int, response: bool, body: Payloads) -> bytes:
         """Return a whole protected message (RFC 7296, 3.14; RFC 5282, 5)."""
         if self._seal is None:
             raise MoatError("IKE SA has no keys yet")
@@ -111,7 +122,7 @@ class IkeSa:
         return associated + self._seal.seal(inner, associated)
 
     def _header(
-        self, first: int, exchange: Exchange, message_id: int, response: bool, length: int
+        self, first: int, exchange: int, message_id: int, response: bool, length: int
     ) -> bytes:
         return IkeHeader(
             self.spi_i, self.spi_r, first, exchange, self.initiator, response, message_id, length
@@ -122,19 +133,14 @@ class IkeSa:
         first, chain = encode_chain(body)
         return self._header(first, exchange, 0, response, HEADER_LENGTH + len(chain)) + chain
 
-    def open(self, header: IkeHeader, data: bytes) -> list[RawPayload]:
-        """Return the payloads inside the SK payload of data; raise PeerError otherwise."""
+    def open(self, header: IkeHeader, data: bytes) -> bytes:
+        """Return what is inside the SK payload of data; raise PeerError if it is not authentic."""
         if self._open is None:
             raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "no keys yet")
         if header.next_payload != PayloadType.SK:
             raise PeerError(DropReason.IKE_MALFORMED, "first payload is not SK")
         outer = parse_chain(header.next_payload, data[HEADER_LENGTH:])
-        start = HEADER_LENGTH + GENERIC_LENGTH
-        inner = self._open.open(outer[0].body, data[:start])
-        padding = inner[-1]
-        if padding + 1 > len(inner):
-            raise PeerError(DropReason.IKE_MALFORMED, "padding longer than the payload")
-        return parse_chain(data[HEADER_LENGTH], inner[: len(inner) - 1 - padding])
+        return self._open.open(outer[0].body, data[: HEADER_LENGTH + GENERIC_LENGTH])
 
     def start(self, task: Task, now: float) -> None:
         """Begin an exchange, or queue it behind the one in flight (window of 1)."""
@@ -164,6 +170,7 @@ class IkeSa:
             self.dead(now)
             return
         self.send(pending.data)
+        self.sent_at = now
         delay = RETRANSMIT_AFTER[pending.sent] * (1 + _JITTER * self.context.fraction())
         pending.sent += 1
         pending.deadline = self.context.scheduler.at(now + delay, self._send_pending)
@@ -193,23 +200,26 @@ class IkeSa:
         """Put one message in the outbox."""
         self.context.outbox.append(Datagram(data, self.local, self.remote))
 
-    def take_response(self, message_id: int) -> Task | None:
+    def take_response(self, message_id: int, exchange: int) -> Task | None:
         """Return the task that a response to message_id completes, which is then in flight no more.
 
         Raises PeerError where nothing waits for it.
         """
         if self.pending is None or self.pending.message_id != message_id:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"response {message_id}")
+        task = self.pending.task
+        if task is not None and task.exchange != exchange:
+            raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, f"response of type {exchange}")
         if self.pending.deadline is not None:
             self.pending.deadline.cancel()
-        task, self.pending = self.pending.task, None
+        self.pending = None
         return task
 
     def continue_queue(self, now: float) -> None:
         """Start the next queued exchange, if none is in flight."""
         self._next_task(now)
 
-    def respond(self, exchange: Exchange, message_id: int, body: Payloads) -> None:
+    def respond(self, exchange: int, message_id: int, body: Payloads) -> None:
         """Send a protected response and keep it for retransmitted requests."""
         self.cached_response = self.seal(exchange, message_id, True, body)
         self.send(self.cached_response)

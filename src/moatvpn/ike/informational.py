@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.task import Payloads, PlainTask
+from moatvpn.ike.task import Payloads, PlainTask, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
-from moatvpn.wire.ike_payloads import Delete, parse_delete
+from moatvpn.wire.ike_payloads import Delete, NotifyType, parse_delete
 from moatvpn.wire.ike_proposal import Protocol
 
 if TYPE_CHECKING:
     from moatvpn.ike.connection import Connection
+
+# What ends an IKE SA without a Delete (2.21.2).
+_FATAL = (NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX)
 
 
 class LivenessTask(PlainTask):
@@ -96,6 +99,11 @@ def respond(
     if any(delete.protocol == Protocol.IKE for delete in deletes):
         sa.respond(Exchange.INFORMATIONAL, message_id, [])
         connection.sa_deleted(sa, now)
+        return
+    fatal = next((n for n in notifies_of(payloads) if n.type in _FATAL), None)
+    if fatal is not None:
+        sa.respond(Exchange.INFORMATIONAL, message_id, [])
+        connection.sa_failed(sa, f"the peer ended it with notify {fatal.type}", now)
         return
     connection.prefer(sa, now)
     gone = [

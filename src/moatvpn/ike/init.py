@@ -3,6 +3,10 @@
 initiator                                   responder
 HDR, SAi1, KEi, Ni, N(NAT…) ------------>
                              <------------  HDR, SAr1, KEr, Nr, N(NAT…)
+
+Nothing in it is authenticated. So an error in clear ends no attempt of ours (2.21.1), and as long
+as IKE_AUTH has not come, a request costs us an entry in a table of limited size; where many such
+wait, an initiator first has to show by a cookie that it is where it says (2.6).
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from moatvpn.crypto.prf import Prf
 from moatvpn.errors import PeerError
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.refusal import CriticalPayloadError, RefusalError
 from moatvpn.ike.state import State
-from moatvpn.ike.task import body_of
+from moatvpn.ike.task import body_of, notifies_of
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     HEADER_LENGTH,
@@ -29,7 +34,10 @@ from moatvpn.wire.ike_header import (
     IkeHeader,
     PayloadType,
     RawPayload,
+    encode_chain,
+    is_later_version,
     parse_chain,
+    read_header,
 )
 from moatvpn.wire.ike_payloads import (
     HASH_IDENTITY,
@@ -38,7 +46,6 @@ from moatvpn.wire.ike_payloads import (
     encode_ke,
     parse_ke,
     parse_nonce,
-    parse_notify,
 )
 from moatvpn.wire.ike_proposal import (
     ENCR_AES_GCM_16_256,
@@ -53,6 +60,9 @@ from moatvpn.wire.ike_proposal import (
 )
 
 HALF_OPEN_LIMIT = 500
+COOKIES_ABOVE = 50  # half-open SAs, from which on initiators need a cookie
+HALF_OPEN_PER_HOST = 20  # of those beyond; many moats may share the address of one NAT
+MOST_RESTARTS = 5  # of one attempt, on the word of an answer in clear
 HALF_OPEN_SECONDS = 10.0
 NONCE_LENGTH = 32
 _PRFS = (PRF_HMAC_SHA2_512, PRF_HMAC_SHA2_256)
@@ -68,6 +78,7 @@ class InitSecrets:
     nonce_r: bytes = b""
     request: bytes = b""
     response: bytes = b""
+    restarts: int = 0
 
 
 def offer(spi: bytes = b"") -> list[Proposal]:
@@ -137,15 +148,29 @@ def _notifies(sa: IkeSa, force_udp: bool) -> list[tuple[int, bytes]]:
     ]
 
 
-def _nat_between(sa: IkeSa, notifies: Sequence[Notify]) -> bool:
+def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
+    """Take in which of the two addresses the peer sees as another one than we do (2.23)."""
     sources = [n.data for n in notifies if n.type == NotifyType.NAT_DETECTION_SOURCE_IP]
     targets = [n.data for n in notifies if n.type == NotifyType.NAT_DETECTION_DESTINATION_IP]
-    spi_r = sa.spi_r
-    if not sa.initiator:
-        spi_r = NO_SPI  # the request was hashed before the responder had chosen its SPI
-    if sources and nat_detection_hash(sa.spi_i, spi_r, sa.remote) not in sources:
-        return True
-    return bool(targets) and nat_detection_hash(sa.spi_i, spi_r, sa.local) not in targets
+    # The request was hashed before the responder had chosen its SPI.
+    spi_r = sa.spi_r if sa.initiator else NO_SPI
+    there = bool(sources) and nat_detection_hash(sa.spi_i, spi_r, sa.remote) not in sources
+    here = bool(targets) and nat_detection_hash(sa.spi_i, spi_r, sa.local) not in targets
+    sa.nat, sa.behind_nat = sa.nat or there or here, here
+
+
+def public_value(ke: bytes | None) -> bytes:
+    """Return the public value in the body of a KE payload that must be there.
+
+    Raises RefusalError for one of a group that is not ours.
+    """
+    if ke is None:
+        raise PeerError(DropReason.IKE_MALFORMED, "no KE payload")
+    group, public = parse_ke(ke)
+    if group != GROUP_X25519:
+        ours = Notify(NotifyType.INVALID_KE_PAYLOAD, GROUP_X25519.to_bytes(2, "big"))
+        raise RefusalError(DropReason.IKE_NO_PROPOSAL, ours, f"key exchange of group {group}")
+    return public
 
 
 def _required(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes, bytes]:
@@ -156,57 +181,111 @@ def _required(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes, bytes]:
     return proposals, key, parse_nonce(nonce)
 
 
-def notifies_of(payloads: Sequence[RawPayload]) -> list[Notify]:
-    """Return all notifies among payloads."""
-    return [parse_notify(p.body) for p in payloads if p.type == PayloadType.NOTIFY]
+def refuse_critical(payloads: Sequence[RawPayload]) -> None:
+    """Raise CriticalPayloadError for a payload that we must not leave out of account (2.5)."""
+    for payload in payloads:
+        if payload.critical and payload.type not in KNOWN_PAYLOADS:
+            raise CriticalPayloadError(payload.type)
+
+
+def speaks_ed25519(notifies: Sequence[Notify]) -> bool:
+    """Return whether the sender verifies Ed25519: it offers the "hash" Identity (RFC 8420, 2)."""
+    offered = [n.data for n in notifies if n.type == NotifyType.SIGNATURE_HASH_ALGORITHMS]
+    return any(_HASHES in (data[i : i + 2] for i in range(0, len(data), 2)) for data in offered)
 
 
 def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float) -> None:
     """Answer an IKE_SA_INIT request. The same request again gets the same answer again."""
-    remote = datagram.remote
-    key = (header.spi_i, remote.host, remote.port)
-    known = context.half_open.get(key)
-    if known is not None:
-        if known.cached_response is not None:
-            known.send(known.cached_response)
-        return
-    payloads = parse_chain(header.next_payload, datagram.data[HEADER_LENGTH:])
-    if header.message_id or header.response or not header.from_initiator:
+    if not context.answering:
+        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "nobody is expected to call here")
+    if header.message_id or not header.from_initiator or header.spi_r != NO_SPI:
         raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT out of order")
-    if len(context.half_open) >= HALF_OPEN_LIMIT:
-        raise PeerError(DropReason.IKE_HALF_OPEN_LIMIT)
-    if any(p.critical and p.type not in KNOWN_PAYLOADS for p in payloads):
-        raise PeerError(DropReason.IKE_CRITICAL_PAYLOAD)
-    body, ke, nonce_i = _required(payloads)
+    remote = datagram.remote
+    known = context.half_open.get((header.spi_i, remote.host, remote.port))
+    secrets = context.init_secrets.get(known.spi_r) if known is not None else None
+    if known is not None and secrets is not None and secrets.request == datagram.data:
+        known.send(secrets.response)
+        return
     sa = IkeSa(context, False, State.HALF_OPEN, header.spi_i, NO_SPI, datagram.local, remote)
+    try:
+        _accept(sa, header, datagram.data, now)
+        if known is not None:
+            known.close()  # it asks with a cookie now, say, and means this one
+    except RefusalError as refusal:
+        # Without a trace: whoever it was may ask again. The answer is shorter than the request.
+        body = [(PayloadType.NOTIFY, refusal.notify.encode())]
+        sa.send(sa.plain(Exchange.IKE_SA_INIT, True, body))
+        raise
+
+
+def _check_load(sa: IkeSa, nonce: bytes, notifies: Sequence[Notify], now: float) -> None:
+    """Raise PeerError where too many are half open; RefusalError where a cookie is needed first."""
+    half_open, host = sa.context.half_open, sa.remote.host
+    if len(half_open) < COOKIES_ABOVE:
+        return
+    cookies = sa.context.cookies
+    given = next((n.data for n in notifies if n.type == NotifyType.COOKIE), b"")
+    if not cookies.good(given, nonce, host, sa.spi_i, now):
+        cookie = cookies.make(nonce, host, sa.spi_i, now)
+        raise RefusalError(DropReason.IKE_HALF_OPEN_LIMIT, Notify(NotifyType.COOKIE, cookie))
+    of_host = sum(key[1] == host for key in half_open)
+    if len(half_open) >= HALF_OPEN_LIMIT or of_host >= HALF_OPEN_PER_HOST:
+        raise PeerError(DropReason.IKE_HALF_OPEN_LIMIT)
+
+
+def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
+    context = sa.context
+    payloads = parse_chain(header.next_payload, data[HEADER_LENGTH:])
+    refuse_critical(payloads)
+    body, ke, nonce_i = _required(payloads)
+    notifies = notifies_of(payloads)
+    _check_load(sa, nonce_i, notifies, now)
     chosen = choose(parse_proposals(body))
-    group, public = parse_ke(ke)
-    if chosen is None or group != GROUP_X25519:
-        refusal = Notify(NotifyType.NO_PROPOSAL_CHOSEN)
-        if chosen is not None:
-            refusal = Notify(NotifyType.INVALID_KE_PAYLOAD, GROUP_X25519.to_bytes(2, "big"))
-        sa.send(sa.plain(Exchange.IKE_SA_INIT, True, [(PayloadType.NOTIFY, refusal.encode())]))
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, f"group {group}")
+    if chosen is None or not speaks_ed25519(notifies):
+        raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
+    public = public_value(ke)
     nonce_r = context.random(NONCE_LENGTH)
     secrets = InitSecrets(KeyExchange(context.random(32)), nonce_i, nonce_r)
     shared = secrets.exchange.shared_secret(public)
     sa.spi_r = context.new_ike_spi()
-    sa.nat = _nat_between(sa, notifies_of(payloads))
+    # We learn from IKE_AUTH only who it is: one connection that wants UDP decides for all.
+    sa.nat = force_udp = context.answering_udp > 0
+    _detect_nat(sa, notifies)
     sa.set_keys(ike_keys(chosen[1], shared, nonce_i, nonce_r, sa.spi_i, sa.spi_r))
     answer = [
         (PayloadType.SA, encode_proposals([chosen[0]])),
         (PayloadType.KE, encode_ke(GROUP_X25519, secrets.exchange.public)),
         (PayloadType.NONCE, nonce_r),
-        *_notifies(sa, False),
+        *_notifies(sa, force_udp),
     ]
-    secrets.request = datagram.data
+    secrets.request = data
     secrets.response = sa.cached_response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
     sa.expected_request = 1
     context.ike_sas[sa.spi_r] = sa
-    context.half_open[key] = sa
+    context.half_open[sa.spi_i, sa.remote.host, sa.remote.port] = sa
     context.init_secrets[sa.spi_r] = secrets
     sa.close_at(now + HALF_OPEN_SECONDS)
     sa.send(sa.cached_response)
+
+
+def answer_version(context: Context, datagram: Datagram, now: float) -> None:
+    """Tell the sender of a request of a later major version which one we speak (2.5).
+
+    Without state, and not more than so often: anybody may have sent it, in anybody's name.
+    """
+    asked = read_header(datagram.data)
+    if asked is None or asked.response or not is_later_version(datagram.data):
+        return
+    if not context.answering or not context.answers.allows(now):
+        return
+    spi_i, spi_r, exchange = asked.spi_i, asked.spi_r, asked.exchange
+    first, chain = encode_chain(
+        [(PayloadType.NOTIFY, Notify(NotifyType.INVALID_MAJOR_VERSION).encode())]
+    )
+    length = HEADER_LENGTH + len(chain)
+    ours = not asked.from_initiator
+    head = IkeHeader(spi_i, spi_r, first, exchange, ours, True, asked.message_id, length)
+    context.outbox.append(Datagram(head.encode() + chain, datagram.local, datagram.remote))
 
 
 def complete(sa: IkeSa, secrets: InitSecrets, header: IkeHeader, data: bytes) -> bytes | None:
@@ -217,21 +296,26 @@ def complete(sa: IkeSa, secrets: InitSecrets, header: IkeHeader, data: bytes) ->
     it and keeps retransmitting (2.21.1).
     """
     payloads = parse_chain(header.next_payload, data[HEADER_LENGTH:])
+    refuse_critical(payloads)
     notifies = notifies_of(payloads)
     for notify in notifies:
         if notify.type == NotifyType.COOKIE and 1 <= len(notify.data) <= 64:
+            if secrets.restarts == MOST_RESTARTS:
+                raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "a cookie again and again")
+            secrets.restarts += 1
             return notify.data
         if notify.is_error:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, f"refused with notify {notify.type}")
     body, ke, nonce_r = _required(payloads)
     answer = parse_proposals(body)
     chosen = choose(answer)
-    group, public = parse_ke(ke)
-    if chosen is None or len(answer) != 1 or group != GROUP_X25519 or header.spi_r == NO_SPI:
+    if chosen is None or len(answer) != 1 or header.spi_r == NO_SPI:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-    shared = secrets.exchange.shared_secret(public)
+    if not speaks_ed25519(notifies):
+        raise PeerError(DropReason.IKE_NO_PROPOSAL, "responder cannot verify Ed25519")
+    shared = secrets.exchange.shared_secret(public_value(ke))
     sa.spi_r = header.spi_r
     secrets.nonce_r, secrets.response = nonce_r, data
-    sa.nat = sa.nat or _nat_between(sa, notifies)
+    _detect_nat(sa, notifies)
     sa.set_keys(ike_keys(chosen[1], shared, secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r))
     return None

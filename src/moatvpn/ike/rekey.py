@@ -28,14 +28,13 @@ from moatvpn.ike.events import IkeRekeyed
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteIkeTask
 from moatvpn.ike.state import State
-from moatvpn.ike.task import Payloads, PlainTask, body_of
+from moatvpn.ike.task import Payloads, PlainTask, body_of, notifies_of
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     Notify,
     NotifyType,
     encode_ke,
     encode_selectors,
-    parse_ke,
     parse_nonce,
     parse_selectors,
 )
@@ -50,19 +49,16 @@ CLOSE_SECONDS = 30.0  # an IKE SA whose Delete never comes goes by itself
 
 def refusal(payloads: Sequence[RawPayload]) -> int | None:
     """Return the type of the first error notify, or None."""
-    return next((n.type for n in init.notifies_of(payloads) if n.is_error), None)
+    return next((n.type for n in notifies_of(payloads) if n.is_error), None)
 
 
-def exchanged(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes, bytes]:
-    """Return the SA payload's body, the X25519 public value and the nonce, all of them required."""
+def exchanged(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes | None, bytes]:
+    """Return the bodies of SA and, if it is there, KE, and the nonce."""
     kinds = (PayloadType.SA, PayloadType.KE, PayloadType.NONCE)
     proposals, ke, nonce = (body_of(payloads, kind) for kind in kinds)
-    if proposals is None or ke is None or nonce is None:
-        raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks SA, KE or Nonce")
-    group, public = parse_ke(ke)
-    if group != GROUP_X25519:
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, f"key exchange of group {group}")
-    return proposals, public, parse_nonce(nonce)
+    if proposals is None or nonce is None:
+        raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks SA or Nonce")
+    return proposals, ke, parse_nonce(nonce)
 
 
 class RekeyChildTask:
@@ -142,7 +138,7 @@ class RekeyChildTask:
 
     def _child(self, payloads: Sequence[RawPayload]) -> tuple[ChildSa, bytes]:
         """Return the new CHILD_SA and the responder's nonce."""
-        body, public, nonce = exchanged(payloads)
+        body, ke, nonce = exchanged(payloads)
         config = self._connection.config
         choice = negotiation.accept(parse_proposals(body), config, True)
         ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
@@ -152,7 +148,7 @@ class RekeyChildTask:
         theirs = negotiation.narrow(parse_selectors(ts_r), self._selectors[1])
         if not ours or not theirs:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
-        secrets = (self._ke.shared_secret(public), self._nonce, nonce)
+        secrets = (self._ke.shared_secret(init.public_value(ke)), self._nonce, nonce)
         child = negotiation.build_child(
             self._sa, config, choice, self._spi, (ours, theirs), secrets, True
         )
@@ -215,13 +211,13 @@ class RekeyIkeTask(PlainTask):
 
     def _replacement(self, payloads: Sequence[RawPayload]) -> tuple[IkeSa, bytes]:
         """Return the new IKE SA and the responder's nonce."""
-        body, public, nonce = exchanged(payloads)
+        body, ke, nonce = exchanged(payloads)
         answer = parse_proposals(body)
         chosen = init.choose(answer, spi_size=8)
         spi_r = answer[0].spi
         if chosen is None or len(answer) != 1 or spi_r == NO_SPI or self._sa.keys is None:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-        shared = self._ke.shared_secret(public)
+        shared = self._ke.shared_secret(init.public_value(ke))
         keys = rekeyed_ike_keys(
             chosen[1], self._sa.keys, shared, self._nonce, nonce, self._spi, spi_r
         )
@@ -236,7 +232,7 @@ class RekeyIkeTask(PlainTask):
 def replacement(old: IkeSa, initiator: bool, spi_i: bytes, spi_r: bytes, keys: IkeKeys) -> IkeSa:
     """Return an IKE SA to replace old, entered: message IDs start at 0 again (2.18)."""
     new = IkeSa(old.context, initiator, State.ESTABLISHED, spi_i, spi_r, old.local, old.remote)
-    new.connection, new.nat = old.connection, old.nat
+    new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new
     return new

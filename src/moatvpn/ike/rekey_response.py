@@ -15,7 +15,7 @@ from moatvpn.ike.children import ChildRecord
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteTask
 from moatvpn.ike.rekey import RekeyChildTask, exchanged, hand_over, replacement
-from moatvpn.ike.task import Payloads, body_of
+from moatvpn.ike.task import Payloads, body_of, notifies_of
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     Notify,
@@ -40,7 +40,7 @@ def respond(
     """Answer a CREATE_CHILD_SA request of any kind; collisions are those of 2.25."""
     connection.prefer(sa, now)
     children = connection.children
-    rekeyed = next((n for n in init.notifies_of(payloads) if n.type == NotifyType.REKEY_SA), None)
+    rekeyed = next((n for n in notifies_of(payloads) if n.type == NotifyType.REKEY_SA), None)
     if sa is not connection.sa:
         _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
     elif rekeyed is not None:
@@ -48,17 +48,22 @@ def respond(
         if record is None and not children.rekeying():
             missing = Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, rekeyed.spi)
             _answer(sa, message_id, [(PayloadType.NOTIFY, missing.encode())])
-        elif record is None or sa.rekeying or record.successor is not None:
+        elif record is None or sa.rekeying or record.successor is not None or children.full:
             # One that we don't know may be what the answer to our own request will make.
             _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
         else:
             _rekey_child(connection, sa, record, payloads, message_id, now)
     elif body_of(payloads, PayloadType.TS_I) is not None:
         _refuse(sa, message_id, NotifyType.NO_ADDITIONAL_SAS)
-    elif sa.pending is not None and isinstance(sa.pending.task, RekeyChildTask | DeleteTask):
+    elif sa.rival is not None or _changes_a_child(sa):
         _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
     else:
         _rekey_ike(connection, sa, payloads, message_id, now)
+
+
+def _changes_a_child(sa: IkeSa) -> bool:
+    """Return whether a request of ours about a CHILD_SA is in flight."""
+    return sa.pending is not None and isinstance(sa.pending.task, RekeyChildTask | DeleteTask)
 
 
 def _refuse(sa: IkeSa, message_id: int, kind: NotifyType) -> None:
@@ -77,7 +82,7 @@ def _rekey_child(
     message_id: int,
     now: float,
 ) -> None:
-    body, public, nonce_i = exchanged(payloads)
+    body, ke_i, nonce_i = exchanged(payloads)
     ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
     if ts_i is None or ts_r is None:
         raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
@@ -92,7 +97,7 @@ def _rekey_child(
         _refuse(sa, message_id, NotifyType.TS_UNACCEPTABLE)
         return
     ke, nonce_r = KeyExchange(context.random(32)), context.random(init.NONCE_LENGTH)
-    secrets = (ke.shared_secret(public), nonce_i, nonce_r)
+    secrets = (ke.shared_secret(init.public_value(ke_i)), nonce_i, nonce_r)
     spi = context.new_child_spi()
     child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), secrets, False)
     answer = [
@@ -117,7 +122,7 @@ def _rekey_ike(
     message_id: int,
     now: float,
 ) -> None:
-    body, public, nonce_i = exchanged(payloads)
+    body, ke_i, nonce_i = exchanged(payloads)
     proposals = parse_proposals(body)
     chosen = init.choose(proposals, spi_size=8)
     theirs = next((p.spi for p in proposals if chosen and p.number == chosen[0].number), NO_SPI)
@@ -127,7 +132,7 @@ def _rekey_ike(
     context = sa.context
     ours, nonce_r = context.new_ike_spi(), context.random(init.NONCE_LENGTH)
     ke = KeyExchange(context.random(32))
-    shared = ke.shared_secret(public)
+    shared = ke.shared_secret(init.public_value(ke_i))
     keys = rekeyed_ike_keys(chosen[1], sa.keys, shared, nonce_i, nonce_r, theirs, ours)
     new = replacement(sa, False, theirs, ours, keys)
     answer = chosen[0].with_spi(ours)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from moatvpn.wire.ike_header import Exchange, RawPayload
+from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
+from moatvpn.wire.ike_payloads import Notify, parse_notify
 
 if TYPE_CHECKING:
     from moatvpn.ike.ike_sa import IkeSa
@@ -56,3 +57,8 @@ class PlainTask:
 def body_of(payloads: Sequence[RawPayload], kind: int) -> bytes | None:
     """Return the body of the first payload of a type, or None."""
     return next((p.body for p in payloads if p.type == kind), None)
+
+
+def notifies_of(payloads: Sequence[RawPayload]) -> list[Notify]:
+    """Return all notifies among payloads."""
+    return [parse_notify(p.body) for p in payloads if p.type == PayloadType.NOTIFY]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 IKE_PORT = 500
 NAT_PORT = 4500  # RFC 3948: IKE with a non-ESP marker, and ESP in UDP
+KEEPALIVE = b"\xff"  # RFC 3948, 2.3: keeps a NAT's mapping, and is nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Datagram:
     """One UDP datagram that carries an IKE message, without the non-ESP marker.
 
     local is the address of ours that it was sent to or will be sent from; drivers add and remove
-    the marker of RFC 3948, 2.2 wherever local.port is 4500.
+    the marker of RFC 3948, 2.2 wherever local.port is 4500. The one datagram that is no IKE message
+    is KEEPALIVE, which has no marker either.
     """
 
     data: bytes

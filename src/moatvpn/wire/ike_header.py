@@ -14,13 +14,14 @@ HEADER_LENGTH = 28
 _HEADER = struct.Struct("!8s8sBBBBII")
 _GENERIC = struct.Struct("!BBH")
 GENERIC_LENGTH = _GENERIC.size
+_VERSION_OFFSET = 17
 _VERSION = 0x20  # major 2, minor 0
 _FLAG_INITIATOR = 0x08
 _FLAG_RESPONSE = 0x20
 _CRITICAL = 0x80
 NO_SPI = bytes(8)
-# No message of ours or of a sane peer comes near this; it bounds what a parse can cost.
-MAX_MESSAGE_LENGTH = 16384
+# Two payloads of 255 IPv6 traffic selectors fit; no more than that bounds what a parse can cost.
+MAX_MESSAGE_LENGTH = 24576
 
 
 class Exchange(IntEnum):
@@ -97,29 +98,33 @@ class RawPayload:
     body: bytes
 
 
+def read_header(data: bytes) -> IkeHeader | None:
+    """Return what stands where version 2 has its header, for any version; None where too short."""
+    if len(data) < HEADER_LENGTH:
+        return None
+    spi_i, spi_r, first, _, exchange, flags, message_id, length = _HEADER.unpack_from(data)
+    initiator, response = bool(flags & _FLAG_INITIATOR), bool(flags & _FLAG_RESPONSE)
+    return IkeHeader(spi_i, spi_r, first, exchange, initiator, response, message_id, length)
+
+
+def is_later_version(data: bytes) -> bool:
+    """Return whether data, of at least a header's length, is of a later major version than 2."""
+    return data[_VERSION_OFFSET] >> 4 > _VERSION >> 4
+
+
 def parse_header(data: bytes) -> IkeHeader:
     """Return the header of the message data; raise PeerError where it is not one of ours."""
-    if not HEADER_LENGTH <= len(data) <= MAX_MESSAGE_LENGTH:
+    header = read_header(data)
+    if header is None or len(data) > MAX_MESSAGE_LENGTH:
         raise PeerError(DropReason.IKE_MALFORMED, f"message of {len(data)} octets")
-    spi_i, spi_r, next_payload, version, exchange, flags, message_id, length = _HEADER.unpack_from(
-        data
-    )
+    version = data[_VERSION_OFFSET]
     if version >> 4 != _VERSION >> 4:
         raise PeerError(DropReason.IKE_VERSION, f"version octet {version:#x}")
-    if length != len(data):
-        raise PeerError(DropReason.IKE_MALFORMED, f"length {length} of {len(data)} octets")
-    if spi_i == NO_SPI:
+    if header.length != len(data):
+        raise PeerError(DropReason.IKE_MALFORMED, f"length {header.length} of {len(data)} octets")
+    if header.spi_i == NO_SPI:
         raise PeerError(DropReason.IKE_MALFORMED, "initiator SPI is zero")
-    return IkeHeader(
-        spi_i,
-        spi_r,
-        next_payload,
-        exchange,
-        bool(flags & _FLAG_INITIATOR),
-        bool(flags & _FLAG_RESPONSE),
-        message_id,
-        length,
-    )
+    return header
 
 
 def parse_chain(first: int, data: bytes) -> list[RawPayload]:

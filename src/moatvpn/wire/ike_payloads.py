@@ -25,6 +25,7 @@ class NotifyType(IntEnum):
     """Notify message types (RFC 7296, 3.10.1; RFC 7427)."""
 
     UNSUPPORTED_CRITICAL_PAYLOAD = 1
+    INVALID_MAJOR_VERSION = 5
     INVALID_SYNTAX = 7
     INVALID_MESSAGE_ID = 9
     NO_PROPOSAL_CHOSEN = 14

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+MOST_SELECTORS = 255  # a TS payload counts them in one octet
 ANY_PROTOCOL = 0
 LAST_PORT = 65535
 

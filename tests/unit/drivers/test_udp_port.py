@@ -11,7 +11,7 @@ import pytest
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.udp import UdpPort, local_address_towards
 from moatvpn.errors import OperatorError
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.endpoint import KEEPALIVE, Datagram, Endpoint
 
 
 @pytest.fixture
@@ -52,6 +52,12 @@ def test_framed_port_tells_esp_ike_and_keepalives_apart(
     assert arrivals == [(data, at(peer), 0) for data in (b"\0\0\1\0esp", b"\xff\xff", b"")]
     local = Endpoint("127.0.0.1", framed.port)
     assert messages == [Datagram(data, local, at(peer)) for data in (b"ike", b"")]
+
+
+def test_a_keepalive_goes_out_without_a_marker(framed: UdpPort, peer: socket.socket) -> None:
+    local = Endpoint("127.0.0.1", framed.port)
+    assert framed.send_ike(Datagram(KEEPALIVE, local, at(peer)))
+    assert peer.recv(64) == b"\xff"
 
 
 def test_plain_port_takes_everything_for_ike(plain: UdpPort, peer: socket.socket) -> None:
