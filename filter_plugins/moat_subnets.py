@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleFilterError, AnsibleFilterTypeError
+from ansible.errors import AnsibleFilterError
 
 if find_spec("moatvpn") is None:
     # Run from a checkout, with an Ansible whose environment moatvpn is not installed in.
@@ -21,7 +21,7 @@ def moat_allocate_subnet(pool: Any, prefix_length: Any, taken: Any = ()) -> str:
     """Return the lowest subnet of prefix_length in pool that overlaps none of taken."""
     network = _network("moat_allocate_subnet", pool)
     if not isinstance(prefix_length, int) or isinstance(prefix_length, bool):
-        raise AnsibleFilterTypeError(
+        raise AnsibleFilterError(
             f"moat_allocate_subnet: prefix_length is {type(prefix_length).__name__}, not an integer"
         )
     used = _networks("moat_allocate_subnet", taken)
@@ -53,7 +53,7 @@ def moat_router_address(network: Any) -> str:
 def moat_network_of(address: Any) -> str:
     """Return the network that an address with its prefix length lies in."""
     if not isinstance(address, str):
-        raise AnsibleFilterTypeError("moat_network_of: give an address as a string")
+        raise AnsibleFilterError("moat_network_of: give an address as a string")
     try:
         return str(subnets.parse_interface(address).network)
     except ValueError as error:
@@ -62,7 +62,7 @@ def moat_network_of(address: Any) -> str:
 
 def _network(name: str, value: Any) -> subnets.Network:
     if not isinstance(value, str):
-        raise AnsibleFilterTypeError(f"{name}: {type(value).__name__} is no string with a network")
+        raise AnsibleFilterError(f"{name}: {type(value).__name__} is no string with a network")
     try:
         return subnets.parse_network(value)
     except ValueError as error:
@@ -71,7 +71,7 @@ def _network(name: str, value: Any) -> subnets.Network:
 
 def _networks(name: str, values: Any) -> list[subnets.Network]:
     if not isinstance(values, list | tuple):
-        raise AnsibleFilterTypeError(f"{name}: {type(values).__name__} is no list of networks")
+        raise AnsibleFilterError(f"{name}: {type(values).__name__} is no list of networks")
     return [_network(name, value) for value in values]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ if find_spec("moatvpn") is None:
 
 try:
     from moatvpn.errors import OperatorError
-    from moatvpn.fleet.database import Database, database_url
+    from moatvpn.fleet.database import ENVIRONMENT, Database, database_url
     from moatvpn.fleet.inventory import build_inventory
 
     MISSING = ""
@@ -35,7 +36,7 @@ description:
     portal, named by its FQDN identity, with all the variables that their roles need.
   - The groups V(moats) and V(portals) hold all hosts of a kind. A moat is in V(portal_PORTAL),
     V(status_STATUS) and V(isp_ISP) too, where PORTAL and ISP are in lower case with C(_) for
-    everything but letters and digits.
+    everything but letters and digits. There is a group for each status, even where it is empty.
   - A portal's V(moatvpn_connections) has an entry for each customer whose status is shipped or
     active and whose moat has a valid public key. A moat's has one entry, for its portal, unless
     the portal has no valid key or the customer is suspended or revoked.
@@ -50,6 +51,7 @@ options:
       - The customer database, as an SQLAlchemy URL or as the path of an SQLite file.
       - A path is relative to the inventory source that names it; in the environment and by
         default, a URL's path is relative to the current directory.
+      - The tasks of the run that call C(moat-fleet) on the controller use the same database.
     type: str
     default: sqlite:///moat.sqlite
     env:
@@ -93,11 +95,16 @@ class InventoryModule(BaseInventoryPlugin):
         # A path in the source is relative to the source, one in the environment to the user.
         base = Path(path).resolve().parent if given is not None else None
         try:
-            database = Database(database_url(str(self.get_option("database")), base))
+            url = database_url(str(self.get_option("database")), base)
+            database = Database(url)
             with database.read() as session:
                 found = build_inventory(session, datetime.now(UTC))
         except OperatorError as error:
             raise AnsibleParserError(f"inventory {path}: {error}") from error
+        if given is not None:
+            # moat-fleet, run by a task on the controller, is to change what this was read from.
+            # No variable: a URL may hold a password, and variables are shown and logged.
+            os.environ[ENVIRONMENT] = url.render_as_string(hide_password=False)
         for group, hosts in found.groups.items():
             self.inventory.add_group(group)
             for host in hosts:

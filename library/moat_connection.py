@@ -17,7 +17,9 @@ options:
     type: str
     required: true
   settings:
-    description: The connection's record, as moatvpn.config.ConnectionConfig describes it.
+    description:
+      - The connection's record, as moatvpn.config.ConnectionConfig describes it. Needed where
+        O(state=present). What it leaves out has its default.
     type: dict
   state:
     description: Whether the connection is to be there.
@@ -55,8 +57,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 running:
-  description: Whether the daemon runs and has taken the change.
-  returned: when something changed
+  description: Whether the daemon runs and has taken the change; else it does when it starts.
+  returned: when something changed, not in check mode
   type: bool
 """
 
@@ -68,17 +70,25 @@ from ansible.module_utils.moatctl import Moatctl
 
 
 def stored(path):
-    """Return the record that the box has, None where there is none or it cannot be read."""
+    """Return what the box has in its file of the connection, None where there is no file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
         return None
 
 
-def text(record):
+def parsed(content):
+    """Return the record in a file's content, None where there is none to be read."""
+    try:
+        return json.loads(content or "")
+    except ValueError:
+        return None
+
+
+def shown(record):
     """Return a record as it is shown in a diff."""
-    return "" if record is None else json.dumps(record, indent=2, sort_keys=True) + "\n"
+    return json.dumps(record, indent=2, sort_keys=True) + "\n"
 
 
 def main():
@@ -94,25 +104,33 @@ def main():
         required_if=[("state", "present", ("settings",))],
         supports_check_mode=True,
     )
-    name, present = module.params["name"], module.params["state"] == "present"
-    settings = module.params["settings"]
-    if present and settings.get("name") != name:
-        module.fail_json(msg=f"settings: name is {settings.get('name')!r}. Give {name!r}")
+    name, settings = module.params["name"], module.params["settings"]
     directory = module.params["directory"]
-    before = stored(os.path.join(directory, name + ".json"))
-    after = None
-    if present:
-        # What the record leaves out is as before: the box writes its defaults in full.
-        same = before is not None and all(before.get(key) == settings[key] for key in settings)
-        after = before if same else settings
-    result = {"changed": before != after, "diff": {"before": text(before), "after": text(after)}}
+    moatctl = Moatctl(module)
+    if name.startswith(".") or os.path.basename(name) != name:
+        module.fail_json(msg=f"name: {name!r} leads elsewhere. Give a connection's name")
+    content = stored(os.path.join(directory, name + ".json"))
+    before = parsed(content)
+    result = {"diff": {"before": shown(before) if before is not None else content or ""}}
+    if module.params["state"] == "absent":
+        result["changed"] = content is not None
+        result["diff"]["after"] = ""
+        command, data = ["delete", name], None
+    else:
+        if settings.get("name") != name:
+            module.fail_json(msg=f"settings: name is {settings.get('name')!r}. Give {name!r}")
+        command, data = ["replace", "-"], json.dumps(settings)
+        after = settings
+        # The box writes the defaults out: only with them can the two be compared. A fresh box in
+        # check mode has no moatctl yet.
+        if before != settings and (moatctl.installed or not module.check_mode):
+            after = moatctl.run(["check", "-"], data=data)["connection"]
+        result["changed"] = before != after
+        result["diff"]["after"] = shown(after)
     if result["changed"] and not module.check_mode:
-        where = ["--connections", directory]
-        if present:
-            answer = Moatctl(module).run(["replace", "-", *where], data=json.dumps(settings))
-        else:
-            answer = Moatctl(module).run(["delete", name, *where])
-        result["running"] = answer.get("running", True)
+        result["running"] = moatctl.run([*command, "--connections", directory], data=data)[
+            "running"
+        ]
     module.exit_json(**result)
 
 

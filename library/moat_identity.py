@@ -30,7 +30,7 @@ attributes:
     description: Changes nothing in check mode and says what it would do.
     support: full
   diff_mode:
-    description: Shows the public key only.
+    description: Shows the public key and the owner only.
     support: full
 """
 
@@ -55,18 +55,18 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.moatctl import Moatctl
 
 
-def ensure_owner(module, path):
-    """Give the key file its owner and mode; return whether that changed anything."""
+def owner_ids(module):
+    """Return the ids of the user and of the group that are to own the key; fail without them."""
     try:
         user = pwd.getpwnam(module.params["owner"])
     except KeyError:
         module.fail_json(msg=f"owner: there is no user {module.params['owner']}. Make it first")
-    now = os.stat(path)
-    wrong = (now.st_uid, now.st_gid, now.st_mode & 0o777) != (user.pw_uid, user.pw_gid, 0o600)
-    if wrong and not module.check_mode:
-        os.chown(path, user.pw_uid, user.pw_gid)
-        os.chmod(path, 0o600)
-    return wrong
+    return user.pw_uid, user.pw_gid
+
+
+def shown(public, owner):
+    """Return what a diff tells of a key: nothing that is secret."""
+    return f"public key: {public}\nowner: user {owner[0]}, group {owner[1]}\n"
 
 
 def main():
@@ -83,16 +83,23 @@ def main():
     moatctl = Moatctl(module)
     there = os.path.exists(path)
     if module.check_mode and not (there and moatctl.installed):
-        after = "a new key pair\n" if not there else ""
+        after = "" if there else "a new key pair\n"
         module.exit_json(changed=not there, public_key="", diff={"before": "", "after": after})
+    wanted = owner_ids(module)
     action = "show" if there else "create"
-    answer = moatctl.run(["identity", action, "--private-key", path])
-    public = answer["public_key"]
-    owned = ensure_owner(module, path)
+    # moatctl makes the file with mode 0600, and refuses one that is open to others.
+    public = moatctl.run(["identity", action, "--private-key", path])["public_key"]
+    now = os.stat(path)
+    owner = (now.st_uid, now.st_gid)
+    if owner != wanted and not module.check_mode:
+        os.chown(path, *wanted)
     module.exit_json(
-        changed=not there or owned,
+        changed=not there or owner != wanted,
         public_key=public,
-        diff={"before": f"{public}\n" if there else "", "after": f"{public}\n"},
+        diff={
+            "before": shown(public, owner) if there else "",
+            "after": shown(public, wanted),
+        },
     )
 
 

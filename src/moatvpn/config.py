@@ -6,13 +6,16 @@ import base64
 import binascii
 import ipaddress
 import json
+import os
 import re
+import reprlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from moatvpn.errors import ConfigError
 from moatvpn.esp.child import EspSuite
+from moatvpn.subnets import parse_network
 from moatvpn.wire.selectors import MOST_SELECTORS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -22,6 +25,12 @@ _FQDN = re.compile(
 # SubjectPublicKeyInfo of an Ed25519 key (RFC 8410): this prefix, then the 32 octets of the key.
 ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
+
+# A week: keys that serve for longer protect too much, and a timer can count it.
+MOST_SECONDS = 604800.0
+_LONGEST_TEXT = 255
+_LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
+_PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -36,12 +45,14 @@ class ConnectionConfig:
     remote_identity: the peer's FQDN identity (ID_FQDN).
     remote_public_keys: the Ed25519 keys that the peer may prove, base64 of SubjectPublicKeyInfo.
     local_selectors, remote_selectors: the networks on our and on the peer's side.
-    remote_address: where to reach the peer; None on a portal, which waits to be called.
+    remote_address: the IPv4 address to reach the peer at; None on a portal, which waits to be
+        called.
     initiate: whether this side sets the tunnel up, and sets it up again whenever it is down.
     encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp", which goes for
-    both sides; on a side that is called, one connection's "udp" goes for all that call it.
+        both sides; on a side that is called, one connection's "udp" goes for all that call it.
     esp_suites: what is offered or accepted, best first.
-    child_lifetime, ike_lifetime: seconds until a rekey starts; each side jitters them.
+    child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
+        them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives.
     """
 
@@ -81,19 +92,58 @@ class DaemonConfig:
     log_level: str = "info"
 
 
+class _Short(reprlib.Repr):
+    """Shows any value in a few words on one line, whatever a file may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 1
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Return value's digits where they are few: Python refuses to write out very many."""
+        bits = value.bit_length()
+        return repr(value) if bits <= 64 else f"a number of {bits} bits"
+
+
+_short = _Short().repr
+
+
+def object_from_json(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object that text is; raise ConfigError, naming where, for anything else.
+
+    A key that stands twice is refused: the reader and the writer might mean different ones.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(where, f"is not JSON ({error})", "Mend or remove it") from error
+    if not isinstance(value, dict):
+        raise ConfigError(where, "holds no JSON object", "Mend or remove it")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in record:
+            raise ValueError(f"it has {_short(key)} twice")
+        record[key] = value
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has {name}, which RFC 8259 does not know")
+
+
 def load_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file at path; raise ConfigError where there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
             str(path), f"cannot be read ({error.strerror})", "Check it exists"
         ) from error
-    except ValueError as error:
-        raise ConfigError(str(path), f"is not JSON ({error})", "Mend or remove the file") from error
-    if not isinstance(value, dict):
-        raise ConfigError(str(path), "holds no JSON object", "Mend or remove the file")
-    return value
+    return object_from_json(content, str(path))
 
 
 class _Record:
@@ -104,7 +154,8 @@ class _Record:
         self.record = record
         for key in record:
             if key not in known:
-                raise self.error(key, "is not a setting", f"Known: {', '.join(known)}")
+                shown = _short(key).strip("'")
+                raise self.error(shown, "is not a setting", f"Known: {', '.join(known)}")
 
     def error(self, key: str, why: str, remedy: str) -> ConfigError:
         return ConfigError(f"{self.where}: {key}", why, remedy)
@@ -112,38 +163,75 @@ class _Record:
     def text(self, key: str, pattern: re.Pattern[str], shape: str) -> str:
         value = self.record.get(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise self.error(key, f"is {value!r}", f"Give {shape}")
+            raise self.error(key, f"is {_short(value)}", f"Give {shape}")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.record.get(key)
-        if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-            raise self.error(key, f"is {value!r}", "Give a list of at least one string")
+        if (
+            not isinstance(value, list)
+            or not value
+            or not all(isinstance(v, str) and len(v) <= _LONGEST_TEXT for v in value)
+        ):
+            remedy = f"Give a list of strings, each of at most {_LONGEST_TEXT} characters"
+            raise self.error(key, f"is {_short(value)}", remedy)
         return tuple(value)
 
     def networks(self, key: str) -> tuple[str, ...]:
         values = self.texts(key)
         if len(values) > MOST_SELECTORS:
-            why = f"holds {len(values)} networks"
-            raise self.error(key, why, f"Join neighbours, down to at most {MOST_SELECTORS}")
-        for value in values:
-            try:
-                ipaddress.ip_network(value)
-            except ValueError as error:
-                raise self.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
-        return values
+            remedy = f"Give {MOST_SELECTORS} at most, such as one for all of them"
+            raise self.error(key, f"has {len(values)} networks", remedy)
+        try:
+            # One way to write a network, so that two are the same where they read the same.
+            return tuple(str(parse_network(value)) for value in values)
+        except ValueError as error:
+            raise self.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
+
+    def suites(self, key: str) -> tuple[EspSuite, ...]:
+        try:
+            suites = tuple(EspSuite(name) for name in self.texts(key))
+        except ValueError as error:
+            known = ", ".join(suite.value for suite in EspSuite)
+            raise self.error(key, str(error), f"Known: {known}") from error
+        if len(set(suites)) < len(suites):
+            raise self.error(key, "has one twice", "Give each once")
+        return suites
+
+    def wild_address(self, key: str) -> str | None:
+        """Take the address of a host on the wild side, which the drivers speak IPv4 on."""
+        value = self.record.get(key)
+        if value is None:
+            return None
+        try:
+            # Of numbers and booleans, ipaddress would make addresses, too.
+            address = ipaddress.IPv4Address(value if isinstance(value, str) else "")
+        except ValueError as error:
+            why = f"is {_short(value)}, and the wild side speaks IPv4 only"
+            raise self.error(key, why, "Give an IPv4 address such as 198.51.100.2") from error
+        if address.is_unspecified or address.is_multicast or address.is_reserved:
+            raise self.error(key, f"is {address}, which no host has", "Give the peer's own")
+        return str(address)
 
     def seconds(self, key: str, default: float, least: float) -> float:
         value = self.record.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-            raise self.error(key, f"is {value!r}", f"Give a number of seconds from {least:g} up")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value <= MOST_SECONDS  # as NaN never is
+        ):
+            remedy = f"Give a number of seconds from {least:g} to {MOST_SECONDS:.0f}"
+            raise self.error(key, f"is {_short(value)}", remedy)
         return float(value)
 
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
         value = self.record.get(key, default)
         if value not in choices:
-            raise self.error(key, f"is {value!r}", f"Give one of {', '.join(choices)}")
+            raise self.error(key, f"is {_short(value)}", f"Give one of {', '.join(choices)}")
         return str(value)
+
+    def path(self, key: str) -> Path:
+        return Path(self.text(key, _PATH, "an absolute path, without control characters"))
 
 
 def public_key_from_text(text: str) -> bytes:
@@ -172,24 +260,12 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
             raise get.error(
                 "remote_public_keys", str(error), "Copy it from moat_identity"
             ) from error
-    address = record.get("remote_address")
-    if address is not None:
-        try:
-            ipaddress.ip_address(address)
-        except ValueError as error:
-            raise get.error("remote_address", str(error), "Give an IP address") from error
+    address = get.wild_address("remote_address")
     initiate = record.get("initiate", False)
     if not isinstance(initiate, bool):
-        raise get.error("initiate", f"is {initiate!r}", "Give true or false")
+        raise get.error("initiate", f"is {_short(initiate)}", "Give true or false")
     if initiate and address is None:
         raise get.error("remote_address", "is missing", "A side that initiates must know it")
-    suites = record.get("esp_suites", [suite.value for suite in EspSuite])
-    try:
-        esp_suites = tuple(EspSuite(suite) for suite in suites)
-    except (ValueError, TypeError) as error:
-        raise get.error("esp_suites", str(error), "Give a list of known suites") from error
-    if not esp_suites:
-        raise get.error("esp_suites", "is empty", "Give a list of known suites")
     return ConnectionConfig(
         name=get.text("name", _NAME, "1 to 63 of a-z, 0-9, '.', '_' and '-'"),
         remote_identity=get.text("remote_identity", _FQDN, "a domain name in lower case"),
@@ -199,7 +275,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         remote_address=address,
         initiate=initiate,
         encapsulation=get.choice("encapsulation", ("auto", "udp"), "auto"),
-        esp_suites=esp_suites,
+        esp_suites=get.suites("esp_suites") if "esp_suites" in record else tuple(EspSuite),
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
         dpd_interval=get.seconds("dpd_interval", 10.0, 1.0),
@@ -220,12 +296,14 @@ def connection_to_dict(connection: ConnectionConfig) -> dict[str, Any]:
 def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> DaemonConfig:
     """Return the daemon's settings that record describes; raise ConfigError naming the field."""
     get = _Record(where, record, tuple(f.name for f in fields(DaemonConfig)))
-    any_path = re.compile(r"/.+")
     paths = {
-        key: Path(get.text(key, any_path, "an absolute path"))
+        key: get.path(key)
         for key in ("private_key", "connections", "control_socket")
         if key in record or key == "private_key"
     }
+    if len(os.fsencode(paths.get("control_socket", ""))) > _LONGEST_SOCKET_PATH:
+        why = f"is longer than the {_LONGEST_SOCKET_PATH} octets of a socket's path"
+        raise get.error("control_socket", why, "Give a shorter one")
     return DaemonConfig(
         identity=get.text("identity", _FQDN, "a domain name in lower case"),
         tunnel_interface=(

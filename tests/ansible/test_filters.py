@@ -54,6 +54,7 @@ def evaluate(expressions: dict[str, str], home: Path) -> dict[str, object]:
     (home / "play.yml").write_text(yaml.safe_dump(play))
     done = ansible("ansible-playbook", "play.yml", home=home)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "DEPRECATION" not in done.stderr
     values: dict[str, object] = json.loads(Path(result).read_text())
     return values
 

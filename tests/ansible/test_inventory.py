@@ -2,91 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from moatvpn.config import ED25519_SPKI_PREFIX
-
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = Path(sys.executable).parent
-PORTAL = "portal1.example.net"
-MOAT = "m0001.moats.example.net"
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Run a program of the environment in tmp_path, away from anybody's settings."""
-    (tmp_path / "ansible.cfg").touch()
-    source = tmp_path / "inventory" / "moat.yml"
-    source.parent.mkdir()
-    shutil.copy(ROOT / "inventory" / "moat.yml", source)
-
-    def program(*words: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "LC_ALL": "C.UTF-8",
-            "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
-            "ANSIBLE_INVENTORY_PLUGINS": str(ROOT / "inventory_plugins"),
-            "ANSIBLE_INVENTORY_ENABLED": "moat",
-            "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
-            "ANSIBLE_NOCOLOR": "1",
-            "COLUMNS": "500",
-            "MOAT_DATABASE": f"sqlite:///{tmp_path}/moat.sqlite",
-        } | changes
-        return subprocess.run(
-            [str(PROGRAMS / words[0]), *words[1:]],
-            env={name: value for name, value in environment.items() if value is not None},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return program
-
-
-@pytest.fixture
-def lab(run: Run) -> Run:
-    """Make the lab's database, both boxes with a key, by the commands that make it there."""
-    addresses = (
-        "--wild-address=198.51.100.2/24",
-        "--wild-gateway=198.51.100.1",
-        "--corporate-address=10.50.0.1/24",
-        "--corporate-address6=fd00:50::1/64",
-        "--corporate-gateway=10.50.0.10",
-        "--corporate-gateway6=fd00:50::10",
-        "--pool=10.201.0.0/16",
-        "--pool6=fd00:201::/32",
-        "--tunnel-address=10.201.0.1/32",
-        "--tunnel-address6=fd00:201::1/128",
-    )
-    customers = str(ROOT / "molecule" / "default" / "customers.csv")
-    for words in (
-        ("init",),
-        ("portal", "add", PORTAL, *addresses),
-        ("customer", "import", "--csv", customers),
-        ("key", "record", PORTAL, key(1)),
-        ("key", "record", MOAT, key(2)),
-    ):
-        done = run("moat-fleet", *words)
-        assert done.returncode == 0, done.stderr
-    return run
-
-
-def key(number: int) -> str:
-    return base64.b64encode(ED25519_SPKI_PREFIX + number.to_bytes(32)).decode()
+from ansible_bench import MOAT, PORTAL, Run, key
 
 
 def listed(run: Run, **changes: str | None) -> dict[str, Any]:

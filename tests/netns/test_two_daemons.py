@@ -120,10 +120,9 @@ def test_replacing_a_live_connection_sets_it_up_anew(pair: Pair) -> None:
     assert after["suite"] == "chacha20-poly1305"
 
 
-# A moat that starts calls at once. A portal waits to be called, so the moat has to find its
-# silence out first: 2 s without an answer, then the retransmissions of a liveness check.
-@pytest.mark.parametrize(("who", "deadline"), [("moat", 5), ("portal", 15)])
-def test_a_killed_daemon_is_back_soon(pair: Pair, who: str, deadline: float) -> None:
+# A moat that starts calls at once; a portal waits to be called, by a moat that finds it silent.
+@pytest.mark.parametrize("who", ["moat", "portal"])
+def test_a_killed_daemon_is_back_soon(pair: Pair, who: str) -> None:
     box = {"moat": pair.moat, "portal": pair.portal}[who]
     box.kill(signal.SIGKILL)
     assert not pair.pings()
@@ -131,7 +130,7 @@ def test_a_killed_daemon_is_back_soon(pair: Pair, who: str, deadline: float) -> 
     assert status.returncode == 3
     assert "does not run" in status.stderr
     box.start()
-    assert pair.wait_until_up(deadline) < deadline
+    assert pair.wait_until_up(5) < 5
 
 
 def test_both_killed_at_once(pair: Pair) -> None:

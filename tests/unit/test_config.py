@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -23,6 +26,7 @@ from moatvpn.config import (
 )
 from moatvpn.errors import ConfigError
 from moatvpn.esp.child import EspSuite
+from moatvpn.wire.selectors import TrafficSelector
 
 SPKI = ED25519_SPKI_PREFIX + bytes(range(32))
 KEY = base64.b64encode(SPKI).decode()
@@ -95,7 +99,17 @@ def test_every_setting_is_taken() -> None:
         ("local_selectors", [f"10.{n}.0.0/16" for n in range(256)]),
         ("remote_selectors", "10.0.0.0/24"),
         ("remote_selectors", [10]),
+        ("remote_selectors", ["10.0.0.1"]),
+        ("remote_selectors", ["10.0.0.0/0.0.0.255"]),
+        ("remote_selectors", ["fe80::%eth0/64"]),
+        ("remote_selectors", [f"10.0.{number}.0/24" for number in range(256)]),
         ("remote_address", "portal.example.net"),
+        ("remote_address", 5),
+        ("remote_address", True),
+        ("remote_address", "2001:db8::1"),
+        ("remote_address", "0.0.0.0"),
+        ("remote_address", "224.0.0.1"),
+        ("remote_address", "255.255.255.255"),
         ("remote_address", None),  # while initiate is true
         ("initiate", 1),
         ("encapsulation", "tcp"),
@@ -104,20 +118,66 @@ def test_every_setting_is_taken() -> None:
         ("esp_suites", ["des"]),
         ("esp_suites", 5),
         ("esp_suites", [[]]),
+        ("esp_suites", {"aes-256-gcm": 1}),
+        ("esp_suites", ["aes-256-gcm", "aes-256-gcm"]),
         ("child_lifetime", 9.9),
         ("child_lifetime", True),
         ("child_lifetime", "600"),
+        ("child_lifetime", float("nan")),
+        ("child_lifetime", float("inf")),
+        ("child_lifetime", 10**400),
+        ("ike_lifetime", 604801),
         ("ike_lifetime", 19),
         ("dpd_interval", 0),
         ("colour", "red"),
+        (5, "red"),
+        ((1, 2), "red"),
     ],
 )
-def test_a_refusal_names_the_field_and_the_place(field: str, value: object) -> None:
+def test_a_refusal_names_the_field_and_the_place(field: object, value: object) -> None:
     with pytest.raises(ConfigError) as caught:
         connection_from_dict({**ALL, field: value}, "here.json")
     assert caught.value.what == f"here.json: {field}"
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_has_one_way_to_be_written() -> None:
+    config = connection_from_dict({**ALL, "remote_selectors": ["FD00:0201:1:0::0/64"]})
+    assert config.remote_selectors == ("fd00:201:1::/64",)
+
+
+Made = TypeVar("Made")
+
+
+def attempt(make: Callable[[Any], Made], of: object) -> tuple[Made | None, str]:
+    """Return what make makes of a thing and "", or None and how it refuses it."""
+    try:
+        return make(of), ""
+    except ConfigError as error:
+        return None, str(error)
+
+
+def test_a_refusal_is_short_and_on_one_line() -> None:
+    """Whatever stands in a file, the log gets a line that a person can read."""
+    for record in (
+        {**ALL, "name": "m" * 10_000},
+        {**ALL, "remote_selectors": [["m" * 100] * 100] * 100},
+        {**ALL, "remote_selectors": ["10.0.0.1/24" + "m" * 10_000]},
+        {**ALL, "remote_address": "1" * 10_000},
+        {**ALL, "esp_suites": ["m" * 10_000]},
+        {**ALL, "child_lifetime": 10**5000},
+        {**ALL, "\nfield\ud800" + "m" * 10_000: 1},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            connection_from_dict(record, "here.json")
+        assert len(str(caught.value)) < 500
+        assert str(caught.value).isprintable()
+
+
+def test_the_refusal_of_ipv6_outside_says_that_it_is_about_the_wild_side() -> None:
+    with pytest.raises(ConfigError, match=r"wild side.*IPv4"):
+        connection_from_dict({**ALL, "remote_address": "2001:db8::1"})
 
 
 @pytest.mark.parametrize("field", LEAST)
@@ -126,20 +186,54 @@ def test_what_is_needed_cannot_be_left_out(field: str) -> None:
         connection_from_dict({key: LEAST[key] for key in LEAST if key != field})
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+HUGE = st.builds(
+    lambda sign, power: sign * 10**power, st.sampled_from([-1, 1]), st.integers(0, 4000)
+)
+LIKELY = st.sampled_from([*ALL, "aes-256-gcm", "auto", "udp", KEY, "10.0.0.0/8", "198.51.100.2"])
+SCALAR = (
+    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(max_size=20) | LIKELY
+)
+# What JSON can say, and YAML beyond it: keys of any kind.
+DOCUMENT = st.recursive(
+    SCALAR,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SCALAR, inner, max_size=3),
     max_leaves=5,
 )
 
 
-@given(st.sampled_from(sorted(ALL)), JSON)
-def test_any_value_is_accepted_or_refused(field: str, value: object) -> None:
-    try:
-        config = connection_from_dict({**ALL, field: value})
-    except ConfigError:
+@given(st.sampled_from(sorted(ALL)) | SCALAR, DOCUMENT)
+def test_any_value_is_accepted_or_refused(field: object, value: object) -> None:
+    config, refusal = attempt(connection_from_dict, {**ALL, field: value})
+    assert refusal.isprintable()
+    if config is None:
         return
-    assert connection_from_dict(connection_to_dict(config)) == config
+    written = connection_to_dict(config)
+    assert connection_from_dict(written) == config
+    # What is accepted can be sent, waited for, and stored.
+    assert json.loads(json.dumps(written, allow_nan=False)) == written
+    for seconds in (config.child_lifetime, config.ike_lifetime, config.dpd_interval):
+        assert 1 <= seconds <= 604800
+    if config.remote_address is not None:
+        socket.inet_aton(config.remote_address)
+    for network in (*config.local_selectors, *config.remote_selectors):
+        TrafficSelector.from_network(network)
+
+
+@given(st.dictionaries(SCALAR, DOCUMENT, max_size=3))
+def test_any_document_is_accepted_or_refused(document: dict[Any, Any]) -> None:
+    for read in (connection_from_dict, daemon_from_dict):
+        with pytest.raises(ConfigError):  # what must be there is not
+            read(document)
+
+
+@given(DOCUMENT.map(lambda value: json.dumps(value, default=str, skipkeys=True)) | st.text())
+def test_any_text_in_a_file_is_an_object_or_refused(text: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "c.json")
+        path.write_text(text, encoding="utf-8", errors="replace")
+        value, refusal = attempt(load_json, path)
+    assert refusal.isprintable()
+    assert bool(refusal) is not isinstance(value, dict)
 
 
 def test_public_key_text() -> None:
@@ -172,6 +266,10 @@ def test_daemon_defaults_and_all() -> None:
         ("tunnel_interface", "moat0/.."),
         ("connections", "connections.d"),
         ("control_socket", 5),
+        ("control_socket", "/" + "s" * 107),
+        ("private_key", "/etc/moatvpn/\0"),
+        ("private_key", "/etc/\ud800"),
+        ("private_key", "/etc/\nkey"),
         ("log_level", "loud"),
         ("port", 500),
     ],
@@ -190,6 +288,10 @@ def test_a_refused_setting_of_the_daemon(field: str, value: object) -> None:
         (b"{", "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[1]", "holds no JSON object"),
+        (b"[" * 100_000, "is not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b'{"a": 1, "a": 2}', "'a' twice"),
+        (b'{"a": NaN}', "is not JSON"),
     ],
 )
 def test_files(tmp_path: Path, content: bytes | None, why: str) -> None:

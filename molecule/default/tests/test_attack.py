@@ -16,6 +16,7 @@ from testinfra.host import Host
 
 COPIES = 20
 MARKER = b"forged-marker-77"
+RESPONSE_FLAG = 0x20  # of an IKE header (RFC 7296, 3.1)
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,61 @@ def test_replayed_and_altered_envelopes_are_counted(pc: Host, target: Target) ->
 
 def _packed(address: str) -> bytes:
     return bytes(int(part) for part in address.split("."))
+
+
+def ike(target: Target, port: int, message: bytes) -> bytes:
+    """Return an IKE message in an IPv4 packet, as from the target's peer."""
+    marker = b"" if port == 500 else bytes(4)  # no ESP (RFC 3948, 2.2)
+    return forge.udp(target.peer, target.address, (port, port), marker + message)
+
+
+@pytest.mark.parametrize("port", [500, 4500])
+def test_garbage_messages_are_counted(pc: Host, target: Target, port: int) -> None:
+    garbage = [ike(target, port, os.urandom(n * 9)) for n in range(COPIES)]
+    # A header of an IKE_SA that nobody has, with its own length (RFC 7296, 3.1).
+    header = os.urandom(16) + b"\x2e\x20\x25\x08" + bytes(4)
+    unknown = [
+        ike(target, port, header + (28 + n).to_bytes(4, "big") + os.urandom(n))
+        for n in range(COPIES)
+    ]
+    with undisturbed(pc):
+        counted(target, "ike-", garbage)
+        counted(target, "ike-unknown-spi", unknown)
+
+
+def rekey(boxes: tuple[Host, Host]) -> None:
+    """Rekey the CHILD_SA from either box in turn; with its delete, each is two exchanges."""
+    for box in boxes:
+        before = lab.connection(box)
+        lab.moatctl(box, "rekey", before["name"], "child")
+
+        def rekeyed(before: dict[str, object] = before) -> bool:
+            one, other = map(lab.connection, boxes)
+            new = before["spi_in"] not in (one["spi_in"], other["spi_in"])
+            return new and (one["spi_in"], one["spi_out"]) == (other["spi_out"], other["spi_in"])
+
+        lab.wait_for(rekeyed, "both on a new CHILD_SA", 5)
+
+
+def test_replayed_and_altered_messages_are_counted(pc: Host, target: Target) -> None:
+    boxes = (lab.host("moat"), lab.host("portal"))
+    with lab.capture("router", "access0") as seen:
+        rekey(boxes)
+    # The newest request may well come again, where its answer was lost: it is answered as before,
+    # and is no fault. One more rekey from each side, and none of these messages is the newest.
+    rekey(boxes)
+    messages = [
+        packet.payload[8:]
+        for packet in seen.packets()
+        if packet.protocol == pcap.UDP and packet.destination == target.address
+    ]
+    assert {message[19] & RESPONSE_FLAG for message in messages} == {0, RESPONSE_FLAG}
+
+    def again(messages: list[bytes]) -> list[bytes]:
+        return [ike(target, 500, message) for message in messages]
+
+    with undisturbed(pc):
+        counted(target, "ike-unexpected-message-id", again(messages))
+        altered = [m[:-1] + bytes([m[-1] ^ 1]) for m in messages]
+        counted(target, "ike-not-authentic", again(altered))
+        counted(target, "ike-malformed", again([m[:-1] for m in messages]))

@@ -20,6 +20,7 @@ from moatvpn.config import (
     connection_to_dict,
     daemon_from_dict,
     load_json,
+    object_from_json,
 )
 from moatvpn.daemon.keyfile import create_key_file, read_signer
 from moatvpn.errors import ConfigError, OperatorError
@@ -36,13 +37,7 @@ def _load(path: Path) -> dict[str, Any]:
     """Return the JSON object in the file at path, or on standard input where path is "-"."""
     if path != Path("-"):
         return load_json(path)
-    try:
-        record = json.load(sys.stdin)
-    except ValueError as error:
-        raise ConfigError("standard input", f"is not JSON ({error})", "Mend it") from error
-    if not isinstance(record, dict):
-        raise ConfigError("standard input", "holds no JSON object", "Mend it")
-    return record
+    return object_from_json(sys.stdin.buffer.read(), "standard input")
 
 
 def _connection(path: Path) -> ConnectionConfig:
@@ -139,11 +134,13 @@ def _identity(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _check(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     record, where = _load(arguments.file), str(arguments.file)
+    result: dict[str, Any] = {"valid": True}
     if "private_key" in record:
         daemon_from_dict(record, where)
     else:
-        connection_from_dict(record, where)
-    return {"valid": True}, f"{where}: valid"
+        # With every default in it: what `replace` would store.
+        result["connection"] = connection_to_dict(connection_from_dict(record, where))
+    return result, f"{where}: valid"
 
 
 def parser() -> argparse.ArgumentParser:

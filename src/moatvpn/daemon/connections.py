@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import AddressValueError, IPv4Address
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.errors import ConfigError, OperatorError
@@ -39,13 +38,6 @@ class Connections:
     def check(self, config: ConnectionConfig) -> None:
         """Raise ConfigError where config cannot stand beside the others of another name."""
         where = f"connection {config.name}"
-        if config.remote_address is not None:
-            try:
-                IPv4Address(str(config.remote_address))
-            except AddressValueError as error:
-                raise ConfigError(
-                    f"{where}: remote_address", str(error), "The wild side speaks IPv4: give that"
-                ) from error
         for claim in _claims(config):
             owner = self._owners.get(claim, config.name)
             if owner != config.name:

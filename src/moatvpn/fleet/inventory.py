@@ -50,6 +50,8 @@ def build_inventory(session: Session, now: datetime) -> Inventory:
             keys[key.box_id] += (key.key,)
     hosts: dict[str, dict[str, Any]] = {}
     groups: dict[str, list[str]] = {"moats": [], "portals": []}
+    # A play that leaves some status out is to find its group, even where nobody is in it.
+    groups |= {f"status_{status}": [] for status in Status}
     connections: dict[int, list[dict[str, Any]]] = {number: [] for number in portals}
     for portal in portals.values():
         groups["portals"].append(portal.identity)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from moatvpn.cli.moatctl import main
-from moatvpn.config import ED25519_SPKI_PREFIX
+from moatvpn.config import ED25519_SPKI_PREFIX, connection_from_dict, connection_to_dict
 from moatvpn.daemon.control import ControlServer, Peer
 from moatvpn.drivers.clock import monotonic
 from moatvpn.drivers.loop import Loop
@@ -271,10 +271,18 @@ def test_a_directory_that_is_not_there(ctl: Ctl, daemon: Daemon) -> None:
 
 
 def test_standard_input(ctl: Ctl, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(RECORD)))
+    def give(text: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+
+    give(json.dumps(RECORD).encode())
     assert ctl.json("replace", "-") == {"changed": True, "running": True}
-    for text, why in (("{", "is not JSON"), ("[]", "holds no JSON object")):
-        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    for text, why in (
+        (b"{", "is not JSON"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[]", "holds no JSON object"),
+    ):
+        give(text)
         status, _, err = ctl("replace", "-")
         assert status == 1
         assert f"standard input: {why}" in err
@@ -297,7 +305,8 @@ def test_identity(ctl: Ctl, tmp_path: Path) -> None:
 
 
 def test_check(ctl: Ctl, tmp_path: Path) -> None:
-    assert ctl.json("check", ctl.file()) == {"valid": True}
+    whole = connection_to_dict(connection_from_dict(RECORD))
+    assert ctl.json("check", ctl.file()) == {"valid": True, "connection": whole}
     assert ctl("check", ctl.file(initiate=True))[0] == 1
     settings = tmp_path / "moatd.json"
     settings.write_text('{"identity": "a.example", "private_key": "/k"}')

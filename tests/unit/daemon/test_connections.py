@@ -54,9 +54,3 @@ def test_a_connection_may_take_its_own_place_and_free_what_it_had(make_connectio
     connections.check(make_connection(2, remote_selectors=["10.201.1.0/24"]))
     with pytest.raises(ConfigError, match=r"10\.201\.7\.0/24 belongs to connection c1"):
         connections.check(make_connection(2, remote_selectors=["10.201.7.0/24"]))
-
-
-@pytest.mark.parametrize("address", ["fd00::1", 5, True])
-def test_the_wild_side_speaks_ipv4(make_connection: Make, address: object) -> None:
-    with pytest.raises(ConfigError, match="remote_address"):
-        Connections().check(make_connection(1, remote_address=address))

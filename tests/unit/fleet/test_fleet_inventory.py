@@ -13,6 +13,7 @@ from moatvpn.config import ConnectionConfig, connection_from_dict
 from moatvpn.fleet import keys, store
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.inventory import Inventory, build_inventory
+from moatvpn.fleet.models import Status
 
 Texts = dict[str, str]
 Make = Callable[..., Texts]
@@ -172,7 +173,11 @@ def test_variables_of_a_moat(
 
 
 def test_an_empty_database(database: Database, now: datetime) -> None:
-    assert build(database, now) == Inventory(hosts={}, groups={"moats": [], "portals": []})
+    found = build(database, now)
+    assert found.hosts == {}
+    assert found.groups == {
+        name: [] for name in ("moats", "portals", *(f"status_{status}" for status in Status))
+    }
 
 
 def test_the_number_of_queries_does_not_grow(

@@ -1,0 +1,44 @@
+"""The lockdown rulesets, as the roles write them for the lab's boxes and as the kernel has them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible_bench import Rulesets
+
+
+def in_a_namespace(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["unshare", "--net", *command], capture_output=True, text=True, check=False
+    )
+
+
+def loaded(path: Path) -> list[dict[str, Any]]:
+    """Return the ruleset as the kernel says it after loading it twice."""
+    done = in_a_namespace(
+        "sh", "-c", 'nft -f "$0" && nft -f "$0" && nft -j list ruleset', str(path)
+    )
+    assert done.returncode == 0, done.stderr
+    objects: list[dict[str, Any]] = json.loads(done.stdout)["nftables"]
+    return objects
+
+
+def test_nft_takes_them(rulesets: Rulesets) -> None:
+    for path in rulesets.values():
+        done = in_a_namespace("nft", "-c", "-f", str(path))
+        assert (done.returncode, done.stderr) == (0, ""), path.name
+
+
+def test_one_table_drops_by_default_in_every_chain(
+    rulesets: Rulesets,
+) -> None:
+    for path in rulesets.values():
+        objects = loaded(path)
+        assert [each["table"]["name"] for each in objects if "table" in each] == ["moat"]
+        chains = [each["chain"] for each in objects if "chain" in each]
+        policies = {chain["hook"]: chain["policy"] for chain in chains if "hook" in chain}
+        hooks = ("prerouting", "input", "forward", "output")
+        assert policies == dict.fromkeys(hooks, "drop"), path.name

@@ -1,0 +1,304 @@
+"""The modules, run by Ansible with the real moatctl, before a socket that answers as moatd does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socketserver
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_bench import ROOT, Run, key
+
+NAMES = sorted(path.stem for path in (ROOT / "library").glob("*.py"))
+RECORD = {
+    "name": "c0001",
+    "remote_identity": "m0001.moats.example.net",
+    "remote_public_keys": [key(1)],
+    "local_selectors": ["0.0.0.0/0", "::/0"],
+    "remote_selectors": ["10.201.1.0/24", "fd00:201:1::/64"],
+}
+OWNER = pwd.getpwuid(os.getuid()).pw_name
+
+
+class Daemon(socketserver.ThreadingUnixStreamServer):
+    """Keeps connections as moatd does, and notes what it is asked."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), _Handler)
+        self.connections: dict[str, Any] = {}
+        self.requests: list[str] = []
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.requests.append(request["command"])
+        before = dict(self.connections)
+        if request["command"] == "replace":
+            self.connections[request["connection"]["name"]] = request["connection"]
+        elif request["command"] == "delete":
+            self.connections.pop(request["name"], None)
+        return {"connections": [], "changed": before != self.connections}
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        assert isinstance(self.server, Daemon)
+        result = self.server.answer(json.loads(self.rfile.readline()))
+        self.wfile.write(json.dumps({"ok": True, "result": result}).encode() + b"\n")
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    server = Daemon(tmp_path / "sock")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class Box:
+    """A directory as a box, with a moatctl that asks the socket in it."""
+
+    def __init__(self, run: Run, directory: Path) -> None:
+        self._run = run
+        self._directory = directory
+        self.connections = directory / "connections.d"
+        self.key = directory / "identity.key"
+        self.moatctl = directory / "moatctl"
+        self.output = ""
+        self.connections.mkdir()
+        self.moatctl.write_text(
+            f'#!/bin/sh\nexport PYTHONPATH="{ROOT}/src"\n'
+            f'exec "{sys.executable}" -m moatvpn.cli.moatctl "$@" --socket "{directory}/sock"\n'
+        )
+        self.moatctl.chmod(0o755)
+
+    def path(self, name: str) -> Path:
+        return self.connections / f"{name}.json"
+
+    def module(self, name: str, check: str, /, **given: Any) -> list[dict[str, Any]]:
+        """Run a module once for each letter of check, in check mode for c; return the results."""
+        given = {"moatctl": str(self.moatctl), **given}
+        results = self._directory / "results.json"
+        tasks: list[dict[str, Any]] = [
+            {name: given, "check_mode": letter == "c", "register": f"r{n}", "ignore_errors": True}
+            for n, letter in enumerate(check)
+        ]
+        names = ", ".join(f"r{n}" for n in range(len(check)))
+        content = "{{ [" + names + "] | to_json }}"
+        tasks.append(
+            {"ansible.builtin.copy": {"content": content, "dest": str(results), "mode": "0600"}}
+        )
+        play = {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "vars": {"ansible_python_interpreter": sys.executable},
+            "tasks": tasks,
+        }
+        (self._directory / "play.yml").write_text(yaml.safe_dump([play]))
+        done = self._run(
+            "ansible-playbook",
+            "--inventory=localhost,",
+            "--connection=local",
+            "--diff",
+            "-vvv",
+            "play.yml",
+            ANSIBLE_LIBRARY=str(ROOT / "library"),
+            ANSIBLE_MODULE_UTILS=str(ROOT / "module_utils"),
+            ANSIBLE_INVENTORY_ENABLED="host_list",
+        )
+        self.output = done.stdout + done.stderr
+        assert done.returncode == 0, self.output
+        found: list[dict[str, Any]] = json.loads(results.read_text())
+        return found
+
+    def connection(self, check: str, **given: Any) -> list[dict[str, Any]]:
+        return self.module("moat_connection", check, directory=str(self.connections), **given)
+
+    def identity(self, check: str, **given: Any) -> list[dict[str, Any]]:
+        given = {"path": str(self.key), "owner": OWNER, **given}
+        return self.module("moat_identity", check, **given)
+
+
+@pytest.fixture
+def box(run: Run, tmp_path: Path) -> Box:
+    return Box(run, tmp_path)
+
+
+def changed(results: list[dict[str, Any]]) -> list[bool]:
+    assert not [each["msg"] for each in results if each.get("failed")]
+    return [each["changed"] for each in results]
+
+
+def refusals(results: list[dict[str, Any]]) -> list[str]:
+    """Return how each of results failed: in one line, and by no crash."""
+    for each in results:
+        assert each["failed"]
+        assert "Traceback" not in str(each)
+        assert "\n" not in each["msg"]
+    return [each["msg"] for each in results]
+
+
+def test_a_connection_comes_changes_and_goes(box: Box, daemon: Daemon) -> None:
+    results = box.connection("crcr", name="c0001", settings=RECORD)
+    assert changed(results) == [True, True, False, False]
+    assert daemon.requests == ["replace"]
+    assert daemon.connections["c0001"] == json.loads(box.path("c0001").read_text())
+    for each in results[:2]:
+        assert each["diff"]["before"] == ""
+        assert json.loads(each["diff"]["after"])["remote_public_keys"] == [key(1)]
+    assert results[0]["diff"] == results[1]["diff"]
+    assert results[1]["running"] is True
+
+    results = box.connection("crcr", name="c0001", settings={**RECORD, "child_lifetime": 600})
+    assert changed(results) == [True, True, False, False]
+    assert '"child_lifetime": 3600.0' in results[0]["diff"]["before"]
+    assert '"child_lifetime": 600' in results[0]["diff"]["after"]
+    assert results[0]["diff"] == results[1]["diff"]
+
+    # What the record leaves out is the default again, not what it was.
+    assert changed(box.connection("crcr", name="c0001", settings=RECORD)) == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert json.loads(box.path("c0001").read_text())["child_lifetime"] == 3600
+
+    results = box.connection("crcr", name="c0001", state="absent")
+    assert changed(results) == [True, True, False, False]
+    assert results[0]["diff"] == results[1]["diff"]
+    assert results[0]["diff"]["after"] == ""
+    assert key(1) in results[0]["diff"]["before"]
+    assert daemon.connections == {}
+    assert list(box.connections.iterdir()) == []
+
+
+def test_a_connection_without_a_daemon_waits_for_it(box: Box) -> None:
+    results = box.connection("crcr", name="c0001", settings=RECORD)
+    assert changed(results) == [True, True, False, False]
+    assert results[1]["running"] is False
+    assert box.path("c0001").exists()
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_broken_record_is_put_right(box: Box, daemon: Daemon, state: str) -> None:
+    box.path("c0001").write_text("{")
+    settings = {"settings": RECORD} if state == "present" else {}
+    results = box.connection("crcr", name="c0001", state=state, **settings)
+    assert changed(results) == [True, True, False, False]
+    assert results[0]["diff"]["before"] == "{"
+    assert box.path("c0001").exists() is (state == "present")
+
+
+def test_settings_that_cannot_be_are_refused_in_check_mode_too(box: Box, daemon: Daemon) -> None:
+    for message in refusals(box.connection("cr", name="c0001", settings={**RECORD, "colour": 1})):
+        assert "colour" in message
+        assert "Known:" in message
+    for message in refusals(box.connection("cr", name="c0002", settings=RECORD)):
+        assert message == "settings: name is 'c0001'. Give 'c0002'"
+    for given in ({"settings": {**RECORD, "name": "../c"}}, {"state": "absent"}):
+        for message in refusals(box.connection("cr", name="../c", **given)):
+            assert "../c" in message
+    assert daemon.requests == []
+    assert list(box.connections.iterdir()) == []
+
+
+def test_a_connection_on_a_box_without_moatvpn(box: Box) -> None:
+    box.moatctl.unlink()
+    checked, done = box.connection("cr", name="c0001", settings=RECORD)
+    assert changed([checked]) == [True]
+    assert refusals([done]) == [
+        f"{box.moatctl}: is not there. Install moatvpn on the box first (role moatvpn)"
+    ]
+
+
+def secrets(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if "-----" not in line]
+
+
+def test_a_key_pair_is_made_once(box: Box) -> None:
+    results = box.identity("crcr")
+    assert changed(results) == [True, True, False, False]
+    assert not any(secret in box.output for secret in secrets(box.key))
+    assert box.key.stat().st_mode & 0o777 == 0o600
+    assert results[0]["public_key"] == ""
+    made = results[1]["public_key"]
+    assert [each["public_key"] for each in results[2:]] == [made, made]
+    assert results[1]["diff"]["before"] == ""
+    assert made in results[1]["diff"]["after"]
+    assert results[3]["diff"]["before"] == results[3]["diff"]["after"]
+
+
+def test_a_key_that_is_there_is_never_made_anew(box: Box) -> None:
+    box.key.write_text("somebody's key\n")
+    box.key.chmod(0o600)
+    for message in refusals(box.identity("cr")):
+        assert f"private key {box.key}" in message
+        assert "somebody" not in message
+    assert box.key.read_text() == "somebody's key\n"
+
+
+def test_a_key_that_others_may_read_is_refused(box: Box) -> None:
+    box.identity("r")
+    box.key.chmod(0o640)
+    for message in refusals(box.identity("cr")):
+        assert "has mode 0640" in message
+        assert "chmod 0600" in message
+    assert not any(secret in box.output for secret in secrets(box.key))
+
+
+def test_the_owner_is_put_right(box: Box) -> None:
+    box.identity("r")
+    results = box.identity("crcr", owner="nobody")
+    assert changed(results) == [True, True, False, False]
+    assert results[0]["diff"] == results[1]["diff"]
+    assert results[0]["diff"]["before"] != results[0]["diff"]["after"]
+    assert box.key.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+def test_no_key_is_made_for_nobody_or_by_nothing(box: Box) -> None:
+    (message,) = refusals(box.identity("r", owner="no-such-user"))
+    assert message == "owner: there is no user no-such-user. Make it first"
+    assert not box.key.exists()
+    box.moatctl.unlink()
+    checked, done = box.identity("cr")
+    assert changed([checked]) == [True]
+    assert "is not there. Install moatvpn" in refusals([done])[0]
+
+
+def test_the_tunnels(box: Box, daemon: Daemon) -> None:
+    for each in box.module("moat_tunnel_info", "cr"):
+        assert each["changed"] is False
+        assert each["status"]["connections"] == []
+
+
+def test_the_tunnels_without_a_daemon(box: Box) -> None:
+    for message in refusals(box.module("moat_tunnel_info", "cr")):
+        assert "does not run. Start it: systemctl start moatd" in message
+    box.moatctl.write_text("#!/bin/sh\necho no JSON\n")
+    (message,) = refusals(box.module("moat_tunnel_info", "r"))
+    assert message == f"{box.moatctl}: gave no JSON. Install moatvpn anew (role moatvpn)"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_is_documented(run: Run, name: str) -> None:
+    done = run("ansible-doc", "--json", name, ANSIBLE_LIBRARY=str(ROOT / "library"))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)[name]
+    assert document["doc"]["short_description"]
+    assert {"check_mode", "diff_mode"} <= set(document["doc"]["attributes"])
+    for task in yaml.safe_load(document["examples"]):
+        assert set(task) & set(NAMES) == {name}
+        assert set(task[name] or {}) <= set(document["doc"]["options"])
+    for value in document["return"].values():
+        assert value["description"]
+        assert value["returned"]
+        assert value["type"]
