@@ -49,7 +49,7 @@ class ConnectionConfig:
         called.
     initiate: whether this side sets the tunnel up, and sets it up again whenever it is down.
     encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp", which goes for
-    both sides; on a side that is called, one connection's "udp" goes for all that call it.
+        both sides; on a side that is called, one connection's "udp" goes for all that call it.
     esp_suites: what is offered or accepted, best first.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
