@@ -21,10 +21,11 @@ from time import perf_counter
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from moatvpn.counters import Counters
-from moatvpn.crypto.aead import ICV_LENGTH, aes_256_gcm, chacha20_poly1305
+from moatvpn.crypto.aead import aes_256_gcm, chacha20_poly1305
 from moatvpn.esp.child import ChildSa, EspSuite
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.endpoint import Endpoint
+from moatvpn.wire.esp import ICV_LENGTH
 from moatvpn.wire.selectors import TrafficSelector
 
 SIZES = (64, 1400)  # octets of the raw packet

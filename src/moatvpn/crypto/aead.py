@@ -7,7 +7,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 KEY_LENGTH = 32
 SALT_LENGTH = 4
-ICV_LENGTH = 16
 
 # Both have encrypt and decrypt of (12-octet nonce, data, associated data); the ICV is the last
 # 16 octets of what encrypt returns, and decrypt compares it in constant time.

@@ -50,6 +50,10 @@ class Context:
         self.answering = 0  # connections that wait to be called
         self.answering_udp = 0  # those of them that are to use UDP without a NAT, too
 
+    def connection_of(self, sa: IkeSa) -> Connection | None:
+        """Return the connection that an IKE SA belongs to, or None."""
+        return self.connections.get(sa.connection or "")
+
     def fraction(self) -> float:
         """Return a random number from 0 to 1, for jitter."""
         return int.from_bytes(self.random(4), "big") / (1 << 32)

@@ -205,7 +205,7 @@ class IkeEndpoint:
             self._request(sa, header, datagram, inner, now)
 
     def _init_response(self, sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> None:
-        connection = self._context.connections.get(sa.connection or "")
+        connection = self._context.connection_of(sa)
         attempt = connection.attempt if connection is not None else None
         if sa.state is not State.INIT_SENT or connection is None or attempt is None:
             raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT answered twice")
@@ -231,7 +231,7 @@ class IkeEndpoint:
         self, sa: IkeSa, header: IkeHeader, message: bytes, inner: bytes, now: float
     ) -> None:
         task = sa.take_response(header.message_id, header.exchange)
-        connection = self._context.connections.get(sa.connection or "")
+        connection = self._context.connection_of(sa)
         if connection is not None and connection.sa is sa:
             connection.inbound(now)
         if task is None:
@@ -246,7 +246,7 @@ class IkeEndpoint:
 
     def _end(self, sa: IkeSa, error: PeerError, now: float) -> None:
         """End an IKE SA with which both sides cannot go on (2.21.3)."""
-        connection = self._context.connections.get(sa.connection or "")
+        connection = self._context.connection_of(sa)
         if connection is None:
             sa.close()
             return
@@ -289,7 +289,7 @@ class IkeEndpoint:
     def _follow(self, sa: IkeSa, datagram: Datagram, now: float) -> None:
         """Answer to where an authentic, new request came from, and move the connection there."""
         sa.local = datagram.local
-        connection = self._context.connections.get(sa.connection or "")
+        connection = self._context.connection_of(sa)
         if connection is not None and connection.sa is sa:
             connection.peer_moved(datagram.remote, now)
         elif datagram.remote != sa.remote:
@@ -303,7 +303,7 @@ class IkeEndpoint:
         if header.exchange == Exchange.IKE_AUTH and sa.state is State.HALF_OPEN:
             auth.respond(self._context, sa, payloads, message_id, now)
             return
-        connection = self._context.connections.get(sa.connection or "")
+        connection = self._context.connection_of(sa)
         respond = _RESPONDERS.get(header.exchange)
         if connection is None or respond is None or sa.state is State.HALF_OPEN:
             raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, f"exchange {header.exchange}")
