@@ -173,6 +173,28 @@ def pair(network: Network, **moat_changes: Any) -> tuple[Peer, Peer]:
     return moat, portal
 
 
+def many(network: Network, number: int) -> tuple[list[Peer], Peer]:
+    """Join number moats and one portal, whose connections to them are c0, c1 and so on."""
+    portal = Peer(PORTAL, PORTAL_HOST, 2)
+    network.join(portal)
+    moats = [Peer(f"m{n}.example.net", f"192.0.2.{n + 10}", n) for n in range(number)]
+    for n, moat in enumerate(moats):
+        network.join(moat)
+        selector = (f"10.201.{n}.0/24",)
+        portal.ike.add_connection(portal_config(moat, name=f"c{n}", remote_selectors=selector), 0.0)
+        moat.ike.add_connection(moat_config(portal, local_selectors=selector), 0.0)
+    return moats, portal
+
+
+def reborn(network: Network, moat: Peer, portal: Peer) -> Peer:
+    """Put a moat in the place of moat that has its key and address, and nothing of its state."""
+    network.peers.remove(moat)
+    new = Peer(moat.identity, MOAT_HOST, 98, moat.signer)
+    new.ike.add_connection(moat_config(portal), network.now)
+    network.join(new)
+    return new
+
+
 def connected(moat: Peer, portal: Peer) -> bool:
     """Whether what each sends on now is what the other can receive, with the same keys."""
     out_m, out_p = moat.outbound.get("portal"), portal.outbound.get("c0001")

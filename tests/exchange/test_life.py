@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from network import (
-    MOAT_HOST,
     PORTAL_HOST,
     Network,
     Peer,
     connected,
     established,
-    moat_config,
     pair,
     portal_config,
+    reborn,
     watch_usable,
 )
 
@@ -114,12 +113,9 @@ def test_a_dead_portal_is_noticed_and_found_again():
 def test_a_reborn_moat_replaces_its_old_sas_at_the_portal():
     network = Network()
     moat, portal = established(network)
-    network.peers.remove(moat)
-    reborn = Peer(moat.identity, MOAT_HOST, 98, moat.signer)
-    reborn.ike.add_connection(moat_config(portal), network.now)
-    network.join(reborn)
+    new = reborn(network, moat, portal)
     network.run(network.now + 2.0)
-    assert connected(reborn, portal)
+    assert connected(new, portal)
     assert len(portal.inbound) == 1
 
 

@@ -11,6 +11,7 @@ from network import (
     Network,
     Peer,
     connected,
+    many,
     moat_config,
     nat,
     pair,
@@ -99,14 +100,7 @@ def test_no_keepalive_without_a_nat(encapsulation):
 
 def test_many_moats_do_not_rekey_at_once():
     network = Network()
-    portal = Peer(PORTAL, PORTAL_HOST, 2)
-    network.join(portal)
-    moats = [Peer(f"m{n}.example.net", f"192.0.2.{n + 10}", n) for n in range(60)]
-    for n, moat in enumerate(moats):
-        network.join(moat)
-        selector = (f"10.201.{n}.0/24",)
-        portal.ike.add_connection(portal_config(moat, name=f"c{n}", remote_selectors=selector), 0.0)
-        moat.ike.add_connection(moat_config(portal, local_selectors=selector), 0.0)
+    moats, portal = many(network, 60)
     network.run(12.0)
     statuses = [moat.ike.status("portal") for moat in moats]
     statuses += [portal.ike.status(f"c{n}") for n in range(60)]

@@ -18,6 +18,7 @@ from network import (
     Network,
     Peer,
     connected,
+    many,
     moat_config,
     nat,
     new_signer,
@@ -144,14 +145,7 @@ def test_the_portal_s_selectors_narrow_what_the_moat_asks_for():
 
 def test_one_connection_leaves_the_others_alone():
     network = Network()
-    portal = Peer(PORTAL, PORTAL_HOST, 2)
-    network.join(portal)
-    moats = [Peer(f"m{n}.example.net", f"192.0.2.{n + 10}", n) for n in range(20)]
-    for n, moat in enumerate(moats):
-        network.join(moat)
-        selector = (f"10.201.{n}.0/24",)
-        portal.ike.add_connection(portal_config(moat, name=f"c{n}", remote_selectors=selector), 0.0)
-        moat.ike.add_connection(moat_config(portal, local_selectors=selector), 0.0)
+    moats, portal = many(network, 20)
     network.run(2.0)
     assert len(portal.outbound) == 20
     portal.ike.remove_connection("c7", network.now)

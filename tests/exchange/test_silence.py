@@ -18,8 +18,8 @@ from network import (
     connected,
     established,
     exchange_of,
-    moat_config,
     portal_config,
+    reborn,
     tables,
 )
 
@@ -101,12 +101,9 @@ def test_a_portal_never_calls_a_silent_moat():
 def test_a_killed_moat_replaces_its_old_state_at_once():
     network = Network()
     moat, portal = established(network)
-    network.peers.remove(moat)
-    reborn = Peer(moat.identity, MOAT_HOST, 98, moat.signer)
-    reborn.ike.add_connection(moat_config(portal), network.now)
-    network.join(reborn)
+    new = reborn(network, moat, portal)
     network.run(network.now + 0.3)
-    assert connected(reborn, portal)
+    assert connected(new, portal)
     assert tables(portal) == SETTLED
     assert len(portal.inbound) == 1
 
