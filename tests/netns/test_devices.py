@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import run, wait_for
+from boxes import run, wait_for
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.netlink import AddressMonitor

@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 
 import pytest
-from conftest import Pair, other_public_key, wait_for
+from boxes import other_public_key, wait_for
+from conftest import Pair
 from traffic import pings, transfer
 
 INSIDE, INSIDE6 = "10.50.0.1", "fd00:50::1"
