@@ -40,6 +40,7 @@ class DropReason(Enum):
     IKE_NO_PROPOSAL = "ike-no-proposal"
     IKE_HALF_OPEN_LIMIT = "ike-half-open-limit"
     IKE_CRITICAL_PAYLOAD = "ike-critical-payload"
+    IKE_CROSSED_CALL = "ike-crossed-call"
     # drivers
     WILD_OVERSIZE = "wild-oversize"
     WILD_MALFORMED = "wild-malformed"

@@ -18,6 +18,7 @@ from moatvpn.counters import DropReason
 from moatvpn.crypto.sign import ED25519_ALGORITHM, verify
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
+from moatvpn.ike import callback
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
@@ -177,6 +178,7 @@ def respond(
     sa.connection = connection.config.name
     answer = _proof(sa, secrets, PayloadType.ID_R)
     try:
+        callback.settle(connection, sa)
         child, choice = _answer_child(sa, connection, secrets, payloads)
     except RefusalError as refusal:
         # The proof goes with it, as 2.21.2 has it: only the CHILD_SA has failed. But without one
@@ -207,8 +209,8 @@ def _identify(
         raise PeerError(DropReason.IKE_UNKNOWN_PEER, "it looks for somebody else")
     name = parse_fqdn(identity)
     connection = context.by_identity.get(name) if name is not None else None
-    if connection is None or connection.config.initiate:
-        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection waits for its identity")
+    if connection is None or not connection.expects(sa.remote.host):
+        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection expects it there")
     if not _authentic(sa, secrets, connection.config.public_keys(), identity, payloads):
         raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, f"proof of {name}")
     return connection

@@ -64,6 +64,7 @@ class Connection:
         self._last_inbound = now
         self._removed = False
         if config.initiate:
+            self._expect_calls()
             self._retry_at(now + START_SPREAD * context.fraction())
 
     # Setting up
@@ -80,13 +81,27 @@ class Connection:
         if self._removed or address is None or not needed:
             return
         self._drop_attempt()
-        host = self._context.local_address(address)
-        if host is None:
+        if self.attempt_at(Endpoint(address, IKE_PORT), IKE_PORT, now) is None:
             self._retry_at(now + RETRY_SECONDS)
-            return
+
+    def attempt_at(self, remote: Endpoint, port: int, now: float) -> IkeSa | None:
+        """Start an IKE SA with remote from our port, unless one is or goes up; None for no way."""
+        host = self._context.local_address(remote.host)
+        if host is None or self.attempt is not None or (self.sa is not None and not self.sa.silent):
+            return None
         force_udp = self.config.encapsulation == "udp"
-        local, remote = Endpoint(host, IKE_PORT), Endpoint(address, IKE_PORT)
-        self.attempt = init.start(self._context, self.config.name, local, remote, force_udp, now)
+        local, name = Endpoint(host, port), self.config.name
+        self.attempt = init.start(self._context, name, local, remote, force_udp, now)
+        return self.attempt[0]
+
+    def expects(self, host: str) -> bool:
+        """Return whether the peer may call from host: anywhere, unless it is we who call."""
+        return not self.config.initiate or self._context.callers.may_call(self.config.name, host)
+
+    def _expect_calls(self) -> None:
+        """Let the peer that we call call us, too, from where it is configured or was last."""
+        hosts = [self.config.remote_address, self.sa.remote.host if self.sa else None]
+        self._context.callers.expect(self.config.name, [host for host in hosts if host])
 
     def _drop_attempt(self) -> None:
         if self.attempt is not None:
@@ -99,6 +114,7 @@ class Connection:
         if self.attempt is not None and self.attempt[0] is sa:
             self.attempt = None
         self._drop_attempt()
+        self._context.callbacks.left(self.config.name, now)
         if sa.expires is not None:
             sa.expires.cancel()
         sa.forget_half_open()
@@ -118,6 +134,8 @@ class Connection:
         self.sa = sa
         sa.connection = self.config.name
         sa.established_at = now
+        if self.config.initiate:
+            self._expect_calls()
         when = now + self.config.ike_lifetime * self._context.lifetime_part()
         sa.rekey_at = self._context.scheduler.at(when, self.rekey_ike)
         if self._keepalive is not None:
@@ -236,6 +254,8 @@ class Connection:
         remote = Endpoint(peer.host, peer.port or self.sa.remote.port)
         if remote != self.sa.remote:
             self.sa.remote = remote
+            if self.config.initiate:
+                self._expect_calls()
             self._context.events.append(PeerMoved(self.config.name, remote))
             self.sa.resend(now)  # what is in flight went to where the peer is no more
 
@@ -245,7 +265,10 @@ class Connection:
         """An IKE SA of ours is dead: forget it and, if it is our part, start over."""
         if self.attempt is not None and self.attempt[0] is sa:
             self._drop_attempt()
-            self._retry_at(now + RETRY_SECONDS * self._context.fraction())
+            if self.config.initiate:
+                self._retry_at(now + RETRY_SECONDS * self._context.fraction())
+            else:
+                self._context.callbacks.failed(self.config.name, now)
             return
         sa.close()
         if sa is not self.sa:
@@ -269,6 +292,8 @@ class Connection:
             if timer is not None:
                 timer.cancel()
         self._drop_attempt()
+        self._context.callers.expect(self.config.name, ())
+        self._context.callbacks.left(self.config.name, now)
         if self.sa is not None:
             sa, self.sa = self.sa, None
             sa.send(farewell(sa))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer
+from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
 from moatvpn.ike.events import IkeEvent, Notice
 from moatvpn.ike.scheduler import Scheduler
@@ -48,6 +49,8 @@ class Context:
         self.cookies = Cookies(random)
         self.answers = AnswerLimit()
         self.answering = 0  # connections that wait to be called
+        self.callers = Callers()
+        self.callbacks = Callbacks(self)
         self.answering_udp = 0  # those of them that are to use UDP without a NAT, too
 
     def connection_of(self, sa: IkeSa) -> Connection | None:

@@ -144,6 +144,12 @@ class IkeEndpoint:
         if connection is not None:
             connection.peer_moved(peer, now)
 
+    def remember_peer(self, name: str, peer: Endpoint, now: float) -> None:
+        """Call the peer of a connection that waits: before a restart of ours it was at peer."""
+        connection = self._context.connections.get(name)
+        if connection is not None and not connection.config.initiate:
+            self._context.callbacks.remember(name, peer, now)
+
     def local_address_changed(self, now: float) -> None:
         """Addresses or routes of this box changed."""
         for connection in list(self._context.connections.values()):
@@ -220,7 +226,7 @@ class IkeEndpoint:
             sa.next_request = 0
             sa.transmit(secrets.request, None, now)
             return
-        if sa.nat:
+        if sa.nat and sa.local.port != NAT_PORT:
             # Behind a NAT everything moves to port 4500, on both sides (2.23).
             sa.local = Endpoint(sa.local.host, NAT_PORT)
             sa.remote = Endpoint(sa.remote.host, NAT_PORT)

@@ -56,6 +56,7 @@ class IkeSa:
     """An IKE SA. initiator says whether we are its original initiator.
 
     nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
+    began_at: when the request of the peer that made it came in; 0 where we made it.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -71,6 +72,7 @@ class IkeSa:
     nat: bool = False
     behind_nat: bool = False
     sent_at: float = 0.0
+    began_at: float = 0.0
     keys: IkeKeys | None = None
     established_at: float = 0.0
     rekey_at: Deadline | None = None

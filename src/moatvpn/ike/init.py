@@ -196,7 +196,7 @@ def speaks_ed25519(notifies: Sequence[Notify]) -> bool:
 
 def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float) -> None:
     """Answer an IKE_SA_INIT request. The same request again gets the same answer again."""
-    if not context.answering:
+    if not context.answering and not context.callers.known(datagram.remote.host):
         raise PeerError(DropReason.IKE_UNKNOWN_PEER, "nobody is expected to call here")
     if header.message_id or not header.from_initiator or header.spi_r != NO_SPI:
         raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT out of order")
@@ -261,6 +261,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     secrets.request = data
     secrets.response = sa.cached_response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
     sa.expected_request = 1
+    sa.began_at = now
     context.ike_sas[sa.spi_r] = sa
     context.half_open[sa.spi_i, sa.remote.host, sa.remote.port] = sa
     context.init_secrets[sa.spi_r] = secrets
@@ -276,7 +277,10 @@ def answer_version(context: Context, datagram: Datagram, now: float) -> None:
     asked = read_header(datagram.data)
     if asked is None or asked.response or not is_later_version(datagram.data):
         return
-    if not context.answering or not context.answers.allows(now):
+    host = datagram.remote.host
+    if not context.answering and not context.callers.known(host):
+        return
+    if not context.answers.allows(now):
         return
     spi_i, spi_r, exchange = asked.spi_i, asked.spi_r, asked.exchange
     first, chain = encode_chain(
