@@ -10,12 +10,13 @@ import os
 import re
 import reprlib
 from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moatvpn.errors import ConfigError
-from moatvpn.esp.child import EspSuite
 from moatvpn.subnets import parse_network
+from moatvpn.wire.algorithms import DEFAULT_GROUPS, DEFAULT_SUITES, CipherSuite, Group
 from moatvpn.wire.selectors import MOST_SELECTORS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -31,6 +32,8 @@ MOST_SECONDS = 604800.0
 _LONGEST_TEXT = 255
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
+
+E = TypeVar("E", bound=Enum)
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -50,7 +53,9 @@ class ConnectionConfig:
     initiate: whether this side sets the tunnel up, and sets it up again whenever it is down.
     encapsulation: "auto" (UDP where a NAT is detected, else protocol 50) or "udp", which goes for
         both sides; on a side that is called, one connection's "udp" goes for all that call it.
-    esp_suites: what is offered or accepted, best first.
+    esp_suites, ike_suites: what is offered or accepted, best first, for envelopes and for IKE.
+    groups: the key exchange methods that are, likewise.
+    pfs: whether each rekey of a CHILD_SA has a key exchange of its own.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives.
@@ -64,7 +69,10 @@ class ConnectionConfig:
     remote_address: str | None = None
     initiate: bool = False
     encapsulation: str = "auto"
-    esp_suites: tuple[EspSuite, ...] = (EspSuite.AES_256_GCM, EspSuite.CHACHA20_POLY1305)
+    esp_suites: tuple[CipherSuite, ...] = DEFAULT_SUITES
+    ike_suites: tuple[CipherSuite, ...] = DEFAULT_SUITES
+    groups: tuple[Group, ...] = DEFAULT_GROUPS
+    pfs: bool = True
     child_lifetime: float = 3600.0
     ike_lifetime: float = 14400.0
     dpd_interval: float = 10.0
@@ -188,15 +196,24 @@ class _Record:
         except ValueError as error:
             raise self.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
 
-    def suites(self, key: str) -> tuple[EspSuite, ...]:
+    def members(self, key: str, kind: type[E], default: tuple[E, ...]) -> tuple[E, ...]:
+        """Take a list of names of an enumeration's members."""
+        if key not in self.record:
+            return default
         try:
-            suites = tuple(EspSuite(name) for name in self.texts(key))
+            members = tuple(kind(name) for name in self.texts(key))
         except ValueError as error:
-            known = ", ".join(suite.value for suite in EspSuite)
+            known = ", ".join(str(member.value) for member in kind)
             raise self.error(key, str(error), f"Known: {known}") from error
-        if len(set(suites)) < len(suites):
+        if len(set(members)) < len(members):
             raise self.error(key, "has one twice", "Give each once")
-        return suites
+        return members
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.record.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, f"is {_short(value)}", "Give true or false")
+        return value
 
     def wild_address(self, key: str) -> str | None:
         """Take the address of a host on the wild side, which the drivers speak IPv4 on."""
@@ -261,9 +278,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
                 "remote_public_keys", str(error), "Copy it from moat_identity"
             ) from error
     address = get.wild_address("remote_address")
-    initiate = record.get("initiate", False)
-    if not isinstance(initiate, bool):
-        raise get.error("initiate", f"is {_short(initiate)}", "Give true or false")
+    initiate = get.flag("initiate", False)
     if initiate and address is None:
         raise get.error("remote_address", "is missing", "A side that initiates must know it")
     return ConnectionConfig(
@@ -275,7 +290,10 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         remote_address=address,
         initiate=initiate,
         encapsulation=get.choice("encapsulation", ("auto", "udp"), "auto"),
-        esp_suites=get.suites("esp_suites") if "esp_suites" in record else tuple(EspSuite),
+        esp_suites=get.members("esp_suites", CipherSuite, DEFAULT_SUITES),
+        ike_suites=get.members("ike_suites", CipherSuite, DEFAULT_SUITES),
+        groups=get.members("groups", Group, DEFAULT_GROUPS),
+        pfs=get.flag("pfs", True),
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
         dpd_interval=get.seconds("dpd_interval", 10.0, 1.0),
@@ -287,9 +305,9 @@ def connection_to_dict(connection: ConnectionConfig) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for field in fields(ConnectionConfig):
         value = getattr(connection, field.name)
-        if field.name == "esp_suites":
-            value = [suite.value for suite in value]
-        record[field.name] = list(value) if isinstance(value, tuple) else value
+        if isinstance(value, tuple):
+            value = [item.value if isinstance(item, Enum) else item for item in value]
+        record[field.name] = value
     return record
 
 

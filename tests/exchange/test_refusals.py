@@ -29,6 +29,7 @@ from moatvpn.ike.events import IkeDown, IkeUp
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.init import COOKIES_ABOVE, HALF_OPEN_LIMIT
 from moatvpn.ike.task import body_of, notifies_of
+from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     HEADER_LENGTH,
@@ -43,7 +44,6 @@ from moatvpn.wire.ike_header import (
 )
 from moatvpn.wire.ike_payloads import Delete, Notify, NotifyType, encode_ke
 from moatvpn.wire.ike_proposal import (
-    ENCR_AES_GCM_16_256,
     Proposal,
     Protocol,
     Transform,
@@ -154,16 +154,16 @@ def test_nobody_is_answered_once_the_last_connection_is_gone():
 
 # Before anything is authenticated
 
+UNKNOWN_GROUP = (CipherSuite.AES_256_GCM.encr, Transform(4, 14))
+
 
 @pytest.mark.parametrize(
     ("change", "notify"),
     [
-        ({"KE": encode_ke(19, bytes(64))}, (NotifyType.INVALID_KE_PAYLOAD, b"\x00\x1f")),
+        ({"KE": encode_ke(15, bytes(384))}, (NotifyType.INVALID_KE_PAYLOAD, b"\x00\x1f")),
         (
             {
-                "SA": encode_proposals(
-                    [Proposal(1, Protocol.IKE, b"", (ENCR_AES_GCM_16_256, Transform(4, 14)))]
-                )
+                "SA": encode_proposals([Proposal(1, Protocol.IKE, b"", UNKNOWN_GROUP)]),
             },
             (NotifyType.NO_PROPOSAL_CHOSEN, b""),
         ),
@@ -409,7 +409,7 @@ def test_a_rekey_in_another_group_is_told_ours():
     sa.rekeying = False
     sa.next_request -= 1
     body = [
-        (kind, encode_ke(19, bytes(64)) if kind == PayloadType.KE else octets)
+        (kind, encode_ke(15, bytes(384)) if kind == PayloadType.KE else octets)
         for kind, octets in task.build(network.now) or []
     ]
     sa.rekeying = False
@@ -433,12 +433,12 @@ def test_a_critical_payload_within_an_exchange_is_refused_alone():
 
 
 def sealed(sa: IkeSa, first: int, inner: bytes) -> bytes:
-    """Return an authentic message whose content is not necessarily a chain of payloads."""
+    """Return an authentic message whose content, of whole payloads or not, begins with first."""
     assert sa._seal is not None
-    length = 4 + len(inner) + 1 + 24
+    length = 4 + sa._seal.sealed_length(len(inner))
     head = sa._header(PayloadType.SK, INFORMATIONAL, sa.next_request, False, HEADER_LENGTH + length)
     associated = head + bytes((first, 0)) + length.to_bytes(2, "big")
-    return associated + sa._seal.seal(inner + b"\0", associated)
+    return associated + sa._seal.seal(inner, associated)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from network import (
 )
 
 from moatvpn.counters import DropReason
-from moatvpn.esp.child import EspSuite
 from moatvpn.ike.events import IkeDown, IkeUp
+from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
 
 
@@ -39,7 +39,7 @@ def test_four_messages_make_a_tunnel():
     assert connected(moat, portal)
     assert len(network.log) == 4
     child = moat.outbound["portal"].child
-    assert (child.suite, child.esn, child.udp) == (EspSuite.AES_256_GCM, True, False)
+    assert (child.suite, child.esn, child.udp) == (CipherSuite.AES_256_GCM, True, False)
     assert child.key_in != child.key_out
     assert portal.kinds(IkeUp)[0].peer == Endpoint(MOAT_HOST, 500)
     assert [str(ts.start) for ts in portal.outbound["c0001"].child.remote_ts] == [

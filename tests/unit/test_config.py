@@ -25,7 +25,7 @@ from moatvpn.config import (
     public_key_from_text,
 )
 from moatvpn.errors import ConfigError
-from moatvpn.esp.child import EspSuite
+from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.selectors import TrafficSelector
 
 SPKI = ED25519_SPKI_PREFIX + bytes(range(32))
@@ -70,7 +70,7 @@ def test_a_record_comes_back_as_its_equal(record: dict[str, Any]) -> None:
 def test_every_setting_is_taken() -> None:
     config = connection_from_dict(ALL)
     assert config.initiate is True
-    assert config.esp_suites == (EspSuite.CHACHA20_POLY1305,)
+    assert config.esp_suites == (CipherSuite.CHACHA20_POLY1305,)
     assert (config.child_lifetime, config.ike_lifetime, config.dpd_interval) == (600, 7200.5, 5)
     assert config.public_keys() == (SPKI,)
 

@@ -4,54 +4,60 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from moatvpn.crypto.ike_aead import KEY_MATERIAL_LENGTH
 from moatvpn.crypto.prf import Prf
+from moatvpn.wire.algorithms import CipherSuite
 
 
 @dataclass(frozen=True, slots=True)
 class IkeKeys:
-    """The keys of one IKE SA. There is no SK_a: AES-GCM needs none (RFC 5282, 7)."""
+    """The keys of one IKE SA (RFC 7296, 2.14).
+
+    sk_i and sk_r protect the messages of initiator and responder, each suite.material_length
+    octets: SK_e with its salt (RFC 5282, 7), or SK_e and SK_a.
+    """
 
     prf: Prf
+    suite: CipherSuite
     sk_d: bytes = field(repr=False)
-    sk_ei: bytes = field(repr=False)
-    sk_er: bytes = field(repr=False)
+    sk_i: bytes = field(repr=False)
+    sk_r: bytes = field(repr=False)
     sk_pi: bytes = field(repr=False)
     sk_pr: bytes = field(repr=False)
 
 
-def ike_keys(
-    prf: Prf, shared: bytes, nonce_i: bytes, nonce_r: bytes, spi_i: bytes, spi_r: bytes
-) -> IkeKeys:
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What each side has given to an IKE SA's keys: the nonces, and the SPIs (2.14)."""
+
+    nonce_i: bytes
+    nonce_r: bytes
+    spi_i: bytes
+    spi_r: bytes
+
+
+def ike_keys(prf: Prf, suite: CipherSuite, shared: bytes, seed: Seed) -> IkeKeys:
     """Return the keys of an IKE SA made by IKE_SA_INIT (2.14)."""
-    return _expand(prf, prf.compute(nonce_i + nonce_r, shared), nonce_i + nonce_r + spi_i + spi_r)
+    return _expand(prf, suite, prf.compute(seed.nonce_i + seed.nonce_r, shared), seed)
 
 
 def rekeyed_ike_keys(
-    prf: Prf,
-    old: IkeKeys,
-    shared: bytes,
-    nonce_i: bytes,
-    nonce_r: bytes,
-    spi_i: bytes,
-    spi_r: bytes,
+    prf: Prf, suite: CipherSuite, old: IkeKeys, shared: bytes, seed: Seed
 ) -> IkeKeys:
     """Return the keys of an IKE SA made by rekeying the one with the keys old (2.18)."""
-    seed = old.prf.compute(old.sk_d, shared + nonce_i + nonce_r)
-    return _expand(prf, seed, nonce_i + nonce_r + spi_i + spi_r)
+    skeyseed = old.prf.compute(old.sk_d, shared + seed.nonce_i + seed.nonce_r)
+    return _expand(prf, suite, skeyseed, seed)
 
 
-def _expand(prf: Prf, skeyseed: bytes, seed: bytes) -> IkeKeys:
-    n, e = prf.length, KEY_MATERIAL_LENGTH
-    stream = prf.expand(skeyseed, seed, 3 * n + 2 * e)
-    return IkeKeys(
-        prf,
-        sk_d=stream[:n],
-        sk_ei=stream[n : n + e],
-        sk_er=stream[n + e : n + 2 * e],
-        sk_pi=stream[n + 2 * e : 2 * n + 2 * e],
-        sk_pr=stream[2 * n + 2 * e :],
-    )
+def _expand(prf: Prf, suite: CipherSuite, skeyseed: bytes, seed: Seed) -> IkeKeys:
+    n, e, a = prf.length, suite.key_length + suite.salt_length, suite.integrity_key_length
+    octets = seed.nonce_i + seed.nonce_r + seed.spi_i + seed.spi_r
+    stream = prf.expand(skeyseed, octets, 3 * n + 2 * (a + e))
+    parts = []
+    for length in (n, a, a, e, e, n, n):
+        parts.append(stream[:length])
+        stream = stream[length:]
+    sk_d, sk_ai, sk_ar, sk_ei, sk_er, sk_pi, sk_pr = parts
+    return IkeKeys(prf, suite, sk_d, sk_ei + sk_ai, sk_er + sk_ar, sk_pi, sk_pr)
 
 
 def child_keys(

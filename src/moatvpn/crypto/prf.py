@@ -11,17 +11,17 @@ class Prf(Enum):
     """A PRF by its transform number (RFC 7296, 3.3.2). Key and output lengths are in octets."""
 
     HMAC_SHA2_256 = 5
+    HMAC_SHA2_384 = 6
     HMAC_SHA2_512 = 7
 
     @property
     def length(self) -> int:
         """Return the output length, which is the preferred key length too."""
-        return 32 if self is Prf.HMAC_SHA2_256 else 64
+        return _HASHES[self.value].digest_size
 
     def compute(self, key: bytes, data: bytes) -> bytes:
         """Return prf(key, data)."""
-        algorithm = hashes.SHA256() if self is Prf.HMAC_SHA2_256 else hashes.SHA512()
-        mac = hmac.HMAC(key, algorithm)
+        mac = hmac.HMAC(key, _HASHES[self.value])
         mac.update(data)
         return mac.finalize()
 
@@ -34,3 +34,10 @@ class Prf(Enum):
             stream += block
             counter += 1
         return stream[:length]
+
+
+_HASHES: dict[int, hashes.HashAlgorithm] = {
+    5: hashes.SHA256(),
+    6: hashes.SHA384(),
+    7: hashes.SHA512(),
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.sa import InboundSa, OutboundSa
+from moatvpn.esp.sa import inbound_sa, outbound_sa
 from moatvpn.esp.selectors import Matcher
 from moatvpn.wire.endpoint import Endpoint
 
@@ -24,8 +24,8 @@ class Pair:
         self.child = child
         self.connection = connection
         self.serial = serial
-        self.inbound = InboundSa(child)
-        self.outbound = OutboundSa(child)
+        self.inbound = inbound_sa(child)
+        self.outbound = outbound_sa(child)
         self.arriving = Matcher(child.remote_ts, child.local_ts)
         self.leaving = Matcher(child.local_ts, child.remote_ts)
         self.waiting = True

@@ -20,6 +20,7 @@ from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import callback
 from moatvpn.ike import child as negotiation
+from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.init import InitSecrets
@@ -116,7 +117,7 @@ class AuthTask(PlainTask):
             cert,
             (PayloadType.ID_R, encode_fqdn(config.remote_identity)),
             auth,
-            (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, False))),
+            (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, ()))),
             (PayloadType.TS_I, encode_selectors(ours)),
             (PayloadType.TS_R, encode_selectors(theirs)),
             (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
@@ -146,7 +147,7 @@ class AuthTask(PlainTask):
         if proposals is None or ts_i is None or ts_r is None:
             refused = [n.type for n in notifies_of(payloads) if n.is_error]
             raise PeerError(DropReason.IKE_NO_PROPOSAL, f"no CHILD_SA, but notifies {refused}")
-        choice = negotiation.accept(parse_proposals(proposals), config, False)
+        choice = negotiation.accept(parse_proposals(proposals), config, ())
         ours = negotiation.narrow(
             parse_selectors(ts_i), negotiation.configured(config.local_selectors)
         )
@@ -187,7 +188,7 @@ def respond(
         sa.respond(Exchange.IKE_AUTH, message_id, answer)
         sa.close()
         raise
-    proposal = choice.proposal(child.spi_in, with_ke=False)
+    proposal = choice.proposal(child.spi_in)
     answer += [
         (PayloadType.SA, encode_proposals([proposal])),
         (PayloadType.TS_I, encode_selectors(child.remote_ts)),
@@ -213,7 +214,16 @@ def _identify(
         raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection expects it there")
     if not _authentic(sa, secrets, connection.config.public_keys(), identity, payloads):
         raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, f"proof of {name}")
+    _check_choice(sa, connection)
     return connection
+
+
+def _check_choice(sa: IkeSa, connection: Connection) -> None:
+    """Raise PeerError where IKE_SA_INIT took what only other connections allow."""
+    policy, choice = ike_policy(connection.config), sa.choice
+    if choice is None or choice.suite not in policy.suites or choice.group not in policy.groups:
+        name = connection.config.name
+        raise PeerError(DropReason.IKE_NO_PROPOSAL, f"{name} allows other IKE algorithms only")
 
 
 def _answer_child(
@@ -226,7 +236,7 @@ def _answer_child(
     if proposals is None or ts_i is None or ts_r is None:
         raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks SA or TS")
     config = connection.config
-    choice = negotiation.choose(parse_proposals(proposals), config, False)
+    choice = negotiation.choose(parse_proposals(proposals), config, ())
     theirs = negotiation.narrow(
         parse_selectors(ts_i), negotiation.configured(config.remote_selectors)
     )

@@ -2,99 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import DropReason
 from moatvpn.crypto.keymat import child_keys
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.esp.child import ChildSa, EspSuite
+from moatvpn.esp.child import ChildSa
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.wire.ike_proposal import (
-    ENCR_AES_GCM_16_256,
-    ENCR_CHACHA20_POLY1305,
-    ESN_NO,
-    ESN_YES,
-    KE_X25519,
-    Proposal,
-    Protocol,
-    Transform,
-    TransformType,
-)
+from moatvpn.ike.proposal import choose_group, integrity, offers_suite
+from moatvpn.wire.algorithms import CipherSuite, Group
+from moatvpn.wire.ike_proposal import ESN_NO, ESN_YES, Proposal, Protocol, TransformType
 from moatvpn.wire.selectors import MOST_SELECTORS, TrafficSelector
 
 # Ours and the peer's.
 Selectors = tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]
 
-_TRANSFORMS = {
-    EspSuite.AES_256_GCM: ENCR_AES_GCM_16_256,
-    EspSuite.CHACHA20_POLY1305: ENCR_CHACHA20_POLY1305,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was agreed of a proposal: its number, the sender's SPI, algorithm, and ESN."""
+    """What was agreed of a proposal: its number, the sender's SPI, algorithms, and ESN.
+
+    group is None where the exchange has no key exchange of its own.
+    """
 
     number: int
     spi: int
-    suite: EspSuite
+    suite: CipherSuite
     esn: bool
+    group: Group | None
 
-    def proposal(self, spi: int, with_ke: bool) -> Proposal:
+    def proposal(self, spi: int) -> Proposal:
         """Return the responder's answer, with its own SPI."""
-        ke = (KE_X25519,) if with_ke else ()
-        transforms = (_TRANSFORMS[self.suite], *ke, ESN_YES if self.esn else ESN_NO)
+        ke = () if self.group is None else (self.group.transform,)
+        esn = ESN_YES if self.esn else ESN_NO
+        transforms = (self.suite.encr, *integrity(self.suite), *ke, esn)
         return Proposal(self.number, Protocol.ESP, spi.to_bytes(4, "big"), transforms)
 
 
-def offer(config: ConnectionConfig, spi: int, with_ke: bool) -> list[Proposal]:
-    """Return the initiator's proposals, one for each suite. with_ke: for a rekey, with PFS."""
-    ke = (KE_X25519,) if with_ke else ()
+def rekey_groups(config: ConnectionConfig) -> tuple[Group, ...]:
+    """Return the groups for a CHILD_SA that CREATE_CHILD_SA makes; none without PFS."""
+    return config.groups if config.pfs else ()
+
+
+def offer(config: ConnectionConfig, spi: int, groups: Sequence[Group]) -> list[Proposal]:
+    """Return the initiator's proposals, one for each suite. groups are empty in IKE_AUTH."""
+    ke = tuple(group.transform for group in groups)
     return [
         Proposal(
             number,
             Protocol.ESP,
             spi.to_bytes(4, "big"),
-            (_TRANSFORMS[suite], *ke, ESN_YES, ESN_NO),
+            (suite.encr, *integrity(suite), *ke, ESN_YES, ESN_NO),
         )
         for number, suite in enumerate(config.esp_suites, start=1)
     ]
 
 
-def choose(proposals: Sequence[Proposal], config: ConnectionConfig, with_ke: bool) -> Choice | None:
+def choose(
+    proposals: Sequence[Proposal],
+    config: ConnectionConfig,
+    groups: Sequence[Group],
+    preferred: Group | None = None,
+) -> Choice | None:
     """Return what we take of proposals, by our own order of suites; None where nothing fits.
 
-    A transform type that a proposal holds and we don't use makes it unusable (3.3.6), so does a
-    key exchange that we don't know.
+    groups are those of which one has to be used; preferred is the one of the peer's KE payload. A
+    transform type that a proposal holds and we don't use makes it unusable (3.3.6).
     """
     for suite in config.esp_suites:
         for proposal in proposals:
-            if proposal.protocol == Protocol.ESP and _usable(proposal, suite, with_ke):
+            if proposal.protocol == Protocol.ESP and _usable(proposal, suite, bool(groups)):
                 spi = int.from_bytes(proposal.spi, "big")
-                if len(proposal.spi) == 4 and spi > 255:
-                    return Choice(proposal.number, spi, suite, proposal.has(ESN_YES))
+                group = choose_group(proposal, groups, preferred)
+                if len(proposal.spi) == 4 and spi > 255 and (group or not groups):
+                    esn = proposal.has(ESN_YES)
+                    return Choice(proposal.number, spi, suite, esn, group)
     return None
 
 
-def _usable(proposal: Proposal, suite: EspSuite, with_ke: bool) -> bool:
+def _usable(proposal: Proposal, suite: CipherSuite, with_ke: bool) -> bool:
     kinds = {t.type for t in proposal.transforms}
-    known = {TransformType.ENCR, TransformType.ESN} | ({TransformType.KE} if with_ke else set())
-    integrity: Iterable[Transform] = proposal.of_type(TransformType.INTEG)
-    if not kinds <= known | {TransformType.INTEG} or any(t.id for t in integrity):
-        return False
-    if with_ke and not proposal.has(KE_X25519):
+    known = {TransformType.ENCR, TransformType.INTEG, TransformType.ESN}
+    if not kinds <= (known | {TransformType.KE} if with_ke else known):
         return False
     esn = proposal.has(ESN_YES) or proposal.has(ESN_NO)
-    return proposal.has(_TRANSFORMS[suite]) and esn
+    return esn and offers_suite(proposal, suite)
 
 
-def accept(answer: Sequence[Proposal], config: ConnectionConfig, with_ke: bool) -> Choice:
+def accept(answer: Sequence[Proposal], config: ConnectionConfig, groups: Sequence[Group]) -> Choice:
     """Return what the responder took; raise PeerError where it is not one that we offered."""
-    chosen = choose(answer, config, with_ke)
-    if chosen is None or len(answer) != 1 or len(answer[0].of_type(TransformType.ESN)) != 1:
+    chosen = choose(answer, config, groups)
+    if chosen is None or len(answer) != 1:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
+    kinds = [t.type for t in answer[0].transforms]
+    if len(set(kinds)) != len(kinds):
+        raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that chooses nothing")
     return chosen
 
 
@@ -131,7 +135,7 @@ def build_child(
     if sa.keys is None or sa.connection is None:
         raise MoatError("a CHILD_SA needs an authenticated IKE SA")
     shared, nonce_i, nonce_r = secrets
-    length = choice.suite.key_length + choice.suite.salt_length
+    length = choice.suite.material_length
     forward, backward = child_keys(sa.keys, shared, nonce_i, nonce_r, length)
     key_out, key_in = (forward, backward) if we_initiated else (backward, forward)
     return ChildSa(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from moatvpn.config import ConnectionConfig
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import init
+from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
 from moatvpn.ike.events import IkeDown, IkeUp, PeerMoved
@@ -91,7 +92,9 @@ class Connection:
             return None
         force_udp = self.config.encapsulation == "udp"
         local, name = Endpoint(host, port), self.config.name
-        self.attempt = init.start(self._context, name, local, remote, force_udp, now)
+        self.attempt = init.start(
+            self._context, name, local, remote, ike_policy(self.config), force_udp, now
+        )
         return self.attempt[0]
 
     def expects(self, host: str) -> bool:

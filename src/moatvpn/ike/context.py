@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer
+from moatvpn.ike.answering import Answering
 from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
 from moatvpn.ike.events import IkeEvent, Notice
@@ -48,10 +49,9 @@ class Context:
         self.child_spis: set[int] = set()
         self.cookies = Cookies(random)
         self.answers = AnswerLimit()
-        self.answering = 0  # connections that wait to be called
+        self.answering = Answering()
         self.callers = Callers()
         self.callbacks = Callbacks(self)
-        self.answering_udp = 0  # those of them that are to use UDP without a NAT, too
 
     def connection_of(self, sa: IkeSa) -> Connection | None:
         """Return the connection that an IKE SA belongs to, or None."""

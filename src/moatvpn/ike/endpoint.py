@@ -10,6 +10,7 @@ from moatvpn.counters import Counters, DropReason
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError, PeerError
 from moatvpn.ike import auth, informational, init, rekey_response
+from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context
 from moatvpn.ike.events import IkeEvent
@@ -81,7 +82,7 @@ class IkeEndpoint:
             raise OperatorError(config.name, why, "Delete that one first")
         connection = Connection(context, config, now)
         context.connections[config.name] = connection
-        self._count(config, 1)
+        context.answering.add(config)
         context.by_identity[config.remote_identity] = connection
 
     def remove_connection(self, name: str, now: float) -> None:
@@ -90,12 +91,7 @@ class IkeEndpoint:
         connection.remove(now)
         del self._context.connections[name]
         del self._context.by_identity[connection.config.remote_identity]
-        self._count(connection.config, -1)
-
-    def _count(self, config: ConnectionConfig, by: int) -> None:
-        if not config.initiate:
-            self._context.answering += by
-            self._context.answering_udp += by * (config.encapsulation == "udp")
+        self._context.answering.remove(connection.config)
 
     def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
         """Start a rekey now; raise OperatorError where there is nothing to rekey."""
@@ -219,12 +215,11 @@ class IkeEndpoint:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID)
         secrets = attempt[1]
         force_udp = connection.config.encapsulation == "udp"
-        cookie = init.complete(sa, secrets, header, datagram.data)
+        policy = ike_policy(connection.config)
+        done = init.complete(sa, secrets, policy, header, datagram.data)
         sa.take_response(0, Exchange.IKE_SA_INIT)
-        if cookie is not None:
-            secrets.request = init.request_octets(sa, secrets, force_udp, cookie)
-            sa.next_request = 0
-            sa.transmit(secrets.request, None, now)
+        if not done:
+            init.send_request(sa, secrets, policy, force_udp, now)
             return
         if sa.nat and sa.local.port != NAT_PORT:
             # Behind a NAT everything moves to port 4500, on both sides (2.23).

@@ -6,10 +6,11 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.ike_aead import OVERHEAD, OpeningKey, SealingKey
+from moatvpn.crypto.ike_cipher import OpeningKey, SealingKey, opening_key, sealing_key
 from moatvpn.crypto.keymat import IkeKeys
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.ike.context import Context
+from moatvpn.ike.proposal import IkeChoice
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import TRANSITIONS, State
 from moatvpn.ike.task import Payloads, Task
@@ -55,6 +56,7 @@ class _Pending:
 class IkeSa:
     """An IKE SA. initiator says whether we are its original initiator.
 
+    choice: the algorithms that both have agreed on, once they have.
     nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
     began_at: when the request of the peer that made it came in; 0 where we made it.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
@@ -73,6 +75,7 @@ class IkeSa:
     behind_nat: bool = False
     sent_at: float = 0.0
     began_at: float = 0.0
+    choice: IkeChoice | None = None
     keys: IkeKeys | None = None
     established_at: float = 0.0
     rekey_at: Deadline | None = None
@@ -107,16 +110,15 @@ class IkeSa:
     def set_keys(self, keys: IkeKeys) -> None:
         """Take the keys that protect everything from now on."""
         self.keys = keys
-        ours, theirs = (keys.sk_ei, keys.sk_er) if self.initiator else (keys.sk_er, keys.sk_ei)
-        self._seal, self._open = SealingKey(ours), OpeningKey(theirs)
+        ours, theirs = (keys.sk_i, keys.sk_r) if self.initiator else (keys.sk_r, keys.sk_i)
+        self._seal, self._open = sealing_key(keys.suite, ours), opening_key(keys.suite, theirs)
 
     def seal(self, exchange: int, message_id: int, response: bool, body: Payloads) -> bytes:
-        """Return a whole protected message (RFC 7296, 3.14; RFC 5282, 5)."""
+        """Return a whole protected message (RFC 7296, 3.14)."""
         if self._seal is None:
             raise MoatError("IKE SA has no keys yet")
         first, inner = encode_chain(body)
-        inner += b"\0"  # pad length: GCM needs no padding
-        sk_length = GENERIC_LENGTH + len(inner) + OVERHEAD
+        sk_length = GENERIC_LENGTH + self._seal.sealed_length(len(inner))
         head = self._header(
             PayloadType.SK, exchange, message_id, response, HEADER_LENGTH + sk_length
         )

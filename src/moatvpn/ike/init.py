@@ -15,16 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.kex import GROUP_X25519, KeyExchange
-from moatvpn.crypto.keymat import ike_keys
+from moatvpn.crypto.kex import KeyExchange, new_key_exchange
+from moatvpn.crypto.keymat import Seed, ike_keys
 from moatvpn.crypto.nat import nat_detection_hash
-from moatvpn.crypto.prf import Prf
 from moatvpn.errors import PeerError
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.proposal import IkePolicy, accept, choose, offer
 from moatvpn.ike.refusal import CriticalPayloadError, RefusalError
 from moatvpn.ike.state import State
 from moatvpn.ike.task import body_of, notifies_of
+from moatvpn.wire.algorithms import Group
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     HEADER_LENGTH,
@@ -47,17 +48,7 @@ from moatvpn.wire.ike_payloads import (
     parse_ke,
     parse_nonce,
 )
-from moatvpn.wire.ike_proposal import (
-    ENCR_AES_GCM_16_256,
-    KE_X25519,
-    PRF_HMAC_SHA2_256,
-    PRF_HMAC_SHA2_512,
-    Proposal,
-    Protocol,
-    TransformType,
-    encode_proposals,
-    parse_proposals,
-)
+from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
 
 HALF_OPEN_LIMIT = 500
 COOKIES_ABOVE = 50  # half-open SAs, from which on initiators need a cookie
@@ -65,43 +56,25 @@ HALF_OPEN_PER_HOST = 20  # of those beyond; many moats may share the address of 
 MOST_RESTARTS = 5  # of one attempt, on the word of an answer in clear
 HALF_OPEN_SECONDS = 10.0
 NONCE_LENGTH = 32
-_PRFS = (PRF_HMAC_SHA2_512, PRF_HMAC_SHA2_256)
+_LONGEST_COOKIE = 64  # octets (2.6)
 _HASHES = HASH_IDENTITY.to_bytes(2, "big")
 
 
 @dataclass(slots=True)
 class InitSecrets:
-    """What IKE_AUTH needs of IKE_SA_INIT: both messages and both nonces, as they were sent."""
+    """What IKE_AUTH needs of IKE_SA_INIT: both messages and both nonces, as they were sent.
 
+    exchange is our key pair of group; cookie is what the responder wants to hear again.
+    """
+
+    group: Group
     exchange: KeyExchange
     nonce_i: bytes
     nonce_r: bytes = b""
     request: bytes = b""
     response: bytes = b""
+    cookie: bytes = b""
     restarts: int = 0
-
-
-def offer(spi: bytes = b"") -> list[Proposal]:
-    """Return what we propose for an IKE SA; spi is empty but for a rekey."""
-    return [Proposal(1, Protocol.IKE, spi, (ENCR_AES_GCM_16_256, *_PRFS, KE_X25519))]
-
-
-def choose(proposals: Sequence[Proposal], spi_size: int = 0) -> tuple[Proposal, Prf] | None:
-    """Return the answer to proposals and its PRF, or None where none of them fits."""
-    for proposal in proposals:
-        integrity = proposal.of_type(TransformType.INTEG)
-        prf = next((p for p in _PRFS if proposal.has(p)), None)
-        if (
-            proposal.protocol == Protocol.IKE
-            and len(proposal.spi) == spi_size
-            and proposal.has(ENCR_AES_GCM_16_256)
-            and proposal.has(KE_X25519)
-            and prf is not None
-            and not any(t.id for t in integrity)
-        ):
-            taken = (ENCR_AES_GCM_16_256, prf, KE_X25519)
-            return Proposal(proposal.number, Protocol.IKE, b"", taken), Prf(prf.id)
-    return None
 
 
 def start(
@@ -109,32 +82,38 @@ def start(
     connection: str,
     local: Endpoint,
     remote: Endpoint,
+    policy: IkePolicy,
     force_udp: bool,
     now: float,
 ) -> tuple[IkeSa, InitSecrets]:
-    """Begin an IKE SA as its initiator: send the request."""
+    """Begin an IKE SA as its initiator: send the request, with a key of the first group."""
     spi = context.new_ike_spi()
     sa = IkeSa(context, True, State.INIT_SENT, spi, NO_SPI, local, remote, connection)
     context.ike_sas[spi] = sa
     sa.nat = force_udp
-    secrets = InitSecrets(KeyExchange(context.random(32)), context.random(NONCE_LENGTH))
-    secrets.request = request_octets(sa, secrets, force_udp, b"")
-    sa.transmit(secrets.request, None, now)
+    group = policy.groups[0]
+    key = new_key_exchange(group, context.random)
+    secrets = InitSecrets(group, key, context.random(NONCE_LENGTH))
+    send_request(sa, secrets, policy, force_udp, now)
     return sa, secrets
 
 
-def request_octets(sa: IkeSa, secrets: InitSecrets, force_udp: bool, cookie: bytes) -> bytes:
-    """Return the request; cookie is what the responder asked us to repeat (2.6)."""
+def send_request(
+    sa: IkeSa, secrets: InitSecrets, policy: IkePolicy, force_udp: bool, now: float
+) -> None:
+    """Send the request, for the first time or with what the responder asked for (2.6, 2.6.1)."""
     body: list[tuple[int, bytes]] = []
-    if cookie:
-        body.append((PayloadType.NOTIFY, Notify(NotifyType.COOKIE, cookie).encode()))
+    if secrets.cookie:
+        body.append((PayloadType.NOTIFY, Notify(NotifyType.COOKIE, secrets.cookie).encode()))
     body += [
-        (PayloadType.SA, encode_proposals(offer())),
-        (PayloadType.KE, encode_ke(GROUP_X25519, secrets.exchange.public)),
+        (PayloadType.SA, encode_proposals(offer(policy))),
+        (PayloadType.KE, encode_ke(secrets.group.number, secrets.exchange.public)),
         (PayloadType.NONCE, secrets.nonce_i),
         *_notifies(sa, force_udp),
     ]
-    return sa.plain(Exchange.IKE_SA_INIT, False, body)
+    secrets.request = sa.plain(Exchange.IKE_SA_INIT, False, body)
+    sa.next_request = 0
+    sa.transmit(secrets.request, None, now)
 
 
 def _notifies(sa: IkeSa, force_udp: bool) -> list[tuple[int, bytes]]:
@@ -159,18 +138,26 @@ def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
     sa.nat, sa.behind_nat = sa.nat or there or here, here
 
 
-def public_value(ke: bytes | None) -> bytes:
-    """Return the public value in the body of a KE payload that must be there.
+def public_value(ke: bytes | None, group: Group) -> bytes:
+    """Return the public value in the body of a KE payload that must be there, and of group.
 
-    Raises RefusalError for one of a group that is not ours.
+    Raises RefusalError for one of another group (1.2, 1.3).
     """
     if ke is None:
         raise PeerError(DropReason.IKE_MALFORMED, "no KE payload")
-    group, public = parse_ke(ke)
-    if group != GROUP_X25519:
-        ours = Notify(NotifyType.INVALID_KE_PAYLOAD, GROUP_X25519.to_bytes(2, "big"))
-        raise RefusalError(DropReason.IKE_NO_PROPOSAL, ours, f"key exchange of group {group}")
+    number, public = parse_ke(ke)
+    if number != group.number:
+        ours = Notify(NotifyType.INVALID_KE_PAYLOAD, group.number.to_bytes(2, "big"))
+        raise RefusalError(DropReason.IKE_NO_PROPOSAL, ours, f"key exchange of group {number}")
     return public
+
+
+def group_asked_for(notifies: Sequence[Notify]) -> Group | None:
+    """Return the group that INVALID_KE_PAYLOAD among notifies asks for, if it is one we know."""
+    for notify in notifies:
+        if notify.type == NotifyType.INVALID_KE_PAYLOAD and len(notify.data) == 2:
+            return Group.by_number(int.from_bytes(notify.data, "big"))
+    return None
 
 
 def _required(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes, bytes]:
@@ -196,7 +183,7 @@ def speaks_ed25519(notifies: Sequence[Notify]) -> bool:
 
 def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float) -> None:
     """Answer an IKE_SA_INIT request. The same request again gets the same answer again."""
-    if not context.answering and not context.callers.known(datagram.remote.host):
+    if not context.answering.connections and not context.callers.known(datagram.remote.host):
         raise PeerError(DropReason.IKE_UNKNOWN_PEER, "nobody is expected to call here")
     if header.message_id or not header.from_initiator or header.spi_r != NO_SPI:
         raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT out of order")
@@ -240,21 +227,26 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     body, ke, nonce_i = _required(payloads)
     notifies = notifies_of(payloads)
     _check_load(sa, nonce_i, notifies, now)
-    chosen = choose(parse_proposals(body))
-    if chosen is None or not speaks_ed25519(notifies):
+    sent = Group.by_number(parse_ke(ke)[0])
+    # Who it is we learn from IKE_AUTH only, which then checks what its connection allows.
+    choice = choose(parse_proposals(body), context.answering.policy, preferred=sent)
+    if choice is None or not speaks_ed25519(notifies):
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
-    public = public_value(ke)
+    public = public_value(ke, choice.group)
     nonce_r = context.random(NONCE_LENGTH)
-    secrets = InitSecrets(KeyExchange(context.random(32)), nonce_i, nonce_r)
-    shared = secrets.exchange.shared_secret(public)
+    key = new_key_exchange(choice.group, context.random)
+    secrets = InitSecrets(choice.group, key, nonce_i, nonce_r)
+    shared = key.shared_secret(public)
     sa.spi_r = context.new_ike_spi()
-    # We learn from IKE_AUTH only who it is: one connection that wants UDP decides for all.
-    sa.nat = force_udp = context.answering_udp > 0
+    # One connection that wants UDP decides for all, for the same reason.
+    sa.nat = force_udp = context.answering.udp > 0
     _detect_nat(sa, notifies)
-    sa.set_keys(ike_keys(chosen[1], shared, nonce_i, nonce_r, sa.spi_i, sa.spi_r))
+    seed = Seed(nonce_i, nonce_r, sa.spi_i, sa.spi_r)
+    sa.choice = choice
+    sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
     answer = [
-        (PayloadType.SA, encode_proposals([chosen[0]])),
-        (PayloadType.KE, encode_ke(GROUP_X25519, secrets.exchange.public)),
+        (PayloadType.SA, encode_proposals([choice.answer(b"")])),
+        (PayloadType.KE, encode_ke(choice.group.number, key.public)),
         (PayloadType.NONCE, nonce_r),
         *_notifies(sa, force_udp),
     ]
@@ -278,7 +270,7 @@ def answer_version(context: Context, datagram: Datagram, now: float) -> None:
     if asked is None or asked.response or not is_later_version(datagram.data):
         return
     host = datagram.remote.host
-    if not context.answering and not context.callers.known(host):
+    if not context.answering.connections and not context.callers.known(host):
         return
     if not context.answers.allows(now):
         return
@@ -292,34 +284,58 @@ def answer_version(context: Context, datagram: Datagram, now: float) -> None:
     context.outbox.append(Datagram(head.encode() + chain, datagram.local, datagram.remote))
 
 
-def complete(sa: IkeSa, secrets: InitSecrets, header: IkeHeader, data: bytes) -> bytes | None:
+def complete(
+    sa: IkeSa, secrets: InitSecrets, policy: IkePolicy, header: IkeHeader, data: bytes
+) -> bool:
     """Take the response, as the initiator: derive the keys.
 
-    Returns a cookie that the request must be repeated with, or None where the keys stand.
+    Returns False where the responder wants the request again, with a cookie or with a key of
+    another group, which secrets then holds (2.6, 2.7); True where the keys stand.
     Raises PeerError for anything else; nothing in clear may end the attempt, so the caller counts
     it and keeps retransmitting (2.21.1).
     """
     payloads = parse_chain(header.next_payload, data[HEADER_LENGTH:])
     refuse_critical(payloads)
     notifies = notifies_of(payloads)
-    for notify in notifies:
-        if notify.type == NotifyType.COOKIE and 1 <= len(notify.data) <= 64:
-            if secrets.restarts == MOST_RESTARTS:
-                raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "a cookie again and again")
-            secrets.restarts += 1
-            return notify.data
-        if notify.is_error:
-            raise PeerError(DropReason.IKE_NO_PROPOSAL, f"refused with notify {notify.type}")
+    if _must_restart(sa, secrets, policy, notifies):
+        return False
+    error = next((notify for notify in notifies if notify.is_error), None)
+    if error is not None:
+        raise PeerError(DropReason.IKE_NO_PROPOSAL, f"refused with notify {error.type}")
     body, ke, nonce_r = _required(payloads)
-    answer = parse_proposals(body)
-    chosen = choose(answer)
-    if chosen is None or len(answer) != 1 or header.spi_r == NO_SPI:
+    choice = accept(parse_proposals(body), policy)
+    if header.spi_r == NO_SPI or choice.group is not secrets.group:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
     if not speaks_ed25519(notifies):
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "responder cannot verify Ed25519")
-    shared = secrets.exchange.shared_secret(public_value(ke))
+    shared = secrets.exchange.shared_secret(public_value(ke, choice.group))
     sa.spi_r = header.spi_r
+    sa.choice = choice
     secrets.nonce_r, secrets.response = nonce_r, data
     _detect_nat(sa, notifies)
-    sa.set_keys(ike_keys(chosen[1], shared, secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r))
-    return None
+    seed = Seed(secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r)
+    sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
+    return True
+
+
+def _must_restart(
+    sa: IkeSa, secrets: InitSecrets, policy: IkePolicy, notifies: Sequence[Notify]
+) -> bool:
+    """Take what the responder asks for into secrets; return whether it asks for anything.
+
+    Anybody can ask, so only for a group that we have offered, and only so often.
+    """
+    cookie = next((n.data for n in notifies if n.type == NotifyType.COOKIE), b"")
+    group = group_asked_for(notifies)
+    if group not in policy.groups or group is secrets.group:
+        group = None
+    if group is None and not 1 <= len(cookie) <= _LONGEST_COOKIE:
+        return False
+    if secrets.restarts == MOST_RESTARTS:
+        raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "asked to start over again and again")
+    secrets.restarts += 1
+    if group is None:
+        secrets.cookie = cookie
+    else:
+        secrets.group, secrets.exchange = group, new_key_exchange(group, sa.context.random)
+    return True

@@ -5,7 +5,9 @@
     HDR, SK{SA, Ni, KEi} ---->                               the IKE SA
                                  <----  HDR, SK{SA, Nr, KEr}
 
-A CHILD_SA's rekey has its own key exchange, so that old keys tell nothing of new ones.
+A CHILD_SA's rekey has its own key exchange, so that old keys tell nothing of new ones, unless the
+connection is configured without (pfs). The public value is first one of the group that the IKE SA
+has; a peer that wants another one says so with INVALID_KE_PAYLOAD, and is asked again (1.3).
 
 Where both sides rekey the same SA at once, both exchanges are completed. Of the two new SAs the one
 whose exchange has the lowest of the four nonces is redundant, and deleted by who initiated it; who
@@ -18,17 +20,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.kex import GROUP_X25519, KeyExchange
-from moatvpn.crypto.keymat import IkeKeys, rekeyed_ike_keys
+from moatvpn.crypto.kex import KeyExchange, new_key_exchange
+from moatvpn.crypto.keymat import IkeKeys, Seed, rekeyed_ike_keys
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
 from moatvpn.ike import init
+from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.events import IkeRekeyed
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteIkeTask
+from moatvpn.ike.proposal import IkeChoice, accept, offer
 from moatvpn.ike.state import State
 from moatvpn.ike.task import Payloads, PlainTask, body_of, notifies_of
+from moatvpn.wire.algorithms import Group
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     Notify,
@@ -61,17 +66,37 @@ def exchanged(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes | None, byte
     return proposals, ke, parse_nonce(nonce)
 
 
+def other_group(
+    payloads: Sequence[RawPayload], used: Group | None, ours: Sequence[Group]
+) -> Group | None:
+    """Return the group of ours that a response asks for instead of the used one, or None."""
+    group = init.group_asked_for(notifies_of(payloads))
+    return group if group in ours and group is not used else None
+
+
+def ke_payload(group: Group | None, key: KeyExchange | None) -> list[tuple[int, bytes]]:
+    """Return the KE payload of a key of group, or nothing where there is none."""
+    if group is None or key is None:
+        return []
+    return [(PayloadType.KE, encode_ke(group.number, key.public))]
+
+
 class RekeyChildTask:
-    """Replace a CHILD_SA."""
+    """Replace a CHILD_SA. group: of our public value, None for the IKE SA's own group."""
 
     exchange = Exchange.CREATE_CHILD_SA
 
-    def __init__(self, connection: Connection, sa: IkeSa, spi_in: int) -> None:
+    def __init__(
+        self, connection: Connection, sa: IkeSa, spi_in: int, group: Group | None = None
+    ) -> None:
         self._connection = connection
         self._sa = sa
         self._old = spi_in
         self._spi = 0
-        self._ke = KeyExchange(sa.context.random(32))
+        self._groups = negotiation.rekey_groups(connection.config)
+        self._asked = group is not None
+        self._group = first_group(sa, self._groups, group)
+        self._key = new_key(sa, self._group)
         self._nonce = sa.context.random(init.NONCE_LENGTH)
         self._selectors: negotiation.Selectors = ((), ())
 
@@ -97,12 +122,12 @@ class RekeyChildTask:
         self._spi = self._sa.context.new_child_spi()
         self._selectors = record.child.local_ts, record.child.remote_ts
         rekey = Notify(NotifyType.REKEY_SA, protocol=Protocol.ESP, spi=self._old.to_bytes(4, "big"))
-        offer = negotiation.offer(self._connection.config, self._spi, True)
+        proposals = negotiation.offer(self._connection.config, self._spi, self._groups)
         return [
             (PayloadType.NOTIFY, rekey.encode()),
-            (PayloadType.SA, encode_proposals(offer)),
+            (PayloadType.SA, encode_proposals(proposals)),
             (PayloadType.NONCE, self._nonce),
-            (PayloadType.KE, encode_ke(GROUP_X25519, self._ke.public)),
+            *ke_payload(self._group, self._key),
             (PayloadType.TS_I, encode_selectors(self._selectors[0])),
             (PayloadType.TS_R, encode_selectors(self._selectors[1])),
         ]
@@ -113,7 +138,12 @@ class RekeyChildTask:
         refused = refusal(payloads)
         if refused is not None:
             self.abandon()
-            children.rekey_refused(self._old, refused, now)
+            group = other_group(payloads, self._group, self._groups)
+            if group is not None and not self._asked:
+                again = RekeyChildTask(self._connection, self._sa, self._old, group)
+                self._sa.start(again, now)
+            else:
+                children.rekey_refused(self._old, refused, now)
             return
         child, nonce = self._child(payloads)
         old = children.records.get(self._old)
@@ -140,7 +170,7 @@ class RekeyChildTask:
         """Return the new CHILD_SA and the responder's nonce."""
         body, ke, nonce = exchanged(payloads)
         config = self._connection.config
-        choice = negotiation.accept(parse_proposals(body), config, True)
+        choice = negotiation.accept(parse_proposals(body), config, self._groups)
         ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
         if ts_i is None or ts_r is None:
             raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
@@ -148,11 +178,32 @@ class RekeyChildTask:
         theirs = negotiation.narrow(parse_selectors(ts_r), self._selectors[1])
         if not ours or not theirs:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
-        secrets = (self._ke.shared_secret(init.public_value(ke)), self._nonce, nonce)
+        secrets = (self._shared(choice.group, ke), self._nonce, nonce)
         child = negotiation.build_child(
             self._sa, config, choice, self._spi, (ours, theirs), secrets, True
         )
         return child, nonce
+
+    def _shared(self, group: Group | None, ke: bytes | None) -> bytes:
+        """Return the shared secret, empty where there is no key exchange."""
+        if group is not self._group:
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer in a group that we did not use")
+        if group is None or self._key is None:
+            return b""
+        return self._key.shared_secret(init.public_value(ke, group))
+
+
+def first_group(sa: IkeSa, groups: Sequence[Group], asked: Group | None) -> Group | None:
+    """Return the group to use first: the one asked for, else the IKE SA's, else the first."""
+    if not groups:
+        return None
+    known = asked if asked is not None else sa.choice.group if sa.choice is not None else None
+    return known if known in groups else groups[0]
+
+
+def new_key(sa: IkeSa, group: Group | None) -> KeyExchange | None:
+    """Return a new key pair of group, if there is to be one."""
+    return None if group is None else new_key_exchange(group, sa.context.random)
 
 
 def _yield_to(loser: ChildRecord, winner: ChildRecord) -> None:
@@ -160,16 +211,20 @@ def _yield_to(loser: ChildRecord, winner: ChildRecord) -> None:
 
 
 class RekeyIkeTask(PlainTask):
-    """Replace the IKE SA; the CHILD_SAs move to the new one."""
+    """Replace the IKE SA; the CHILD_SAs move to the new one. group: as for RekeyChildTask."""
 
     exchange = Exchange.CREATE_CHILD_SA
 
-    def __init__(self, connection: Connection, sa: IkeSa) -> None:
+    def __init__(self, connection: Connection, sa: IkeSa, group: Group | None = None) -> None:
         context = sa.context
         self._connection = connection
         self._sa = sa
         self._spi = context.new_ike_spi()
-        self._ke = KeyExchange(context.random(32))
+        self._policy = ike_policy(connection.config)
+        self._asked = group is not None
+        groups = self._policy.groups
+        self._group = first_group(sa, groups, group) or groups[0]
+        self._key = new_key_exchange(self._group, context.random)
         self._nonce = context.random(init.NONCE_LENGTH)
 
     def build(self, now: float) -> Payloads | None:
@@ -178,9 +233,9 @@ class RekeyIkeTask(PlainTask):
             return None
         self._sa.rekeying = True
         return [
-            (PayloadType.SA, encode_proposals(init.offer(self._spi))),
+            (PayloadType.SA, encode_proposals(offer(self._policy, self._spi))),
             (PayloadType.NONCE, self._nonce),
-            (PayloadType.KE, encode_ke(GROUP_X25519, self._ke.public)),
+            *ke_payload(self._group, self._key),
         ]
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
@@ -194,6 +249,8 @@ class RekeyIkeTask(PlainTask):
         if refused is not None:
             if rival is not None:
                 hand_over(connection, old, rival, now)
+            elif old is connection.sa and self._ask_again(payloads, now):
+                pass
             elif old is connection.sa:
                 name = connection.config.name
                 old.context.notice(name, "warning", f"IKE SA rekey refused, notify {refused}")
@@ -212,16 +269,21 @@ class RekeyIkeTask(PlainTask):
     def _replacement(self, payloads: Sequence[RawPayload]) -> tuple[IkeSa, bytes]:
         """Return the new IKE SA and the responder's nonce."""
         body, ke, nonce = exchanged(payloads)
-        answer = parse_proposals(body)
-        chosen = init.choose(answer, spi_size=8)
-        spi_r = answer[0].spi
-        if chosen is None or len(answer) != 1 or spi_r == NO_SPI or self._sa.keys is None:
+        choice = accept(parse_proposals(body), self._policy, spi_size=8)
+        if choice.spi == NO_SPI or choice.group is not self._group or self._sa.keys is None:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-        shared = self._ke.shared_secret(init.public_value(ke))
-        keys = rekeyed_ike_keys(
-            chosen[1], self._sa.keys, shared, self._nonce, nonce, self._spi, spi_r
-        )
-        return replacement(self._sa, True, self._spi, spi_r, keys), nonce
+        shared = self._key.shared_secret(init.public_value(ke, choice.group))
+        seed = Seed(self._nonce, nonce, self._spi, choice.spi)
+        keys = rekeyed_ike_keys(choice.prf, choice.suite, self._sa.keys, shared, seed)
+        return replacement(self._sa, True, seed, choice, keys), nonce
+
+    def _ask_again(self, payloads: Sequence[RawPayload], now: float) -> bool:
+        """Start over in the group that the peer asks for, once; return whether it does."""
+        group = other_group(payloads, self._group, self._policy.groups)
+        if group is None or self._asked:
+            return False
+        self._sa.start(RekeyIkeTask(self._connection, self._sa, group), now)
+        return True
 
     @staticmethod
     def _give_way(new: IkeSa, now: float) -> None:
@@ -229,10 +291,12 @@ class RekeyIkeTask(PlainTask):
         new.start(DeleteIkeTask(new), now)
 
 
-def replacement(old: IkeSa, initiator: bool, spi_i: bytes, spi_r: bytes, keys: IkeKeys) -> IkeSa:
+def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys: IkeKeys) -> IkeSa:
     """Return an IKE SA to replace old, entered: message IDs start at 0 again (2.18)."""
-    new = IkeSa(old.context, initiator, State.ESTABLISHED, spi_i, spi_r, old.local, old.remote)
+    spis = (seed.spi_i, seed.spi_r)
+    new = IkeSa(old.context, initiator, State.ESTABLISHED, *spis, old.local, old.remote)
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
+    new.choice = choice
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new
     return new

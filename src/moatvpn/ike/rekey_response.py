@@ -6,22 +6,32 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.kex import GROUP_X25519, KeyExchange
-from moatvpn.crypto.keymat import rekeyed_ike_keys
+from moatvpn.crypto.kex import new_key_exchange
+from moatvpn.crypto.keymat import Seed, rekeyed_ike_keys
 from moatvpn.errors import PeerError
 from moatvpn.ike import child as negotiation
 from moatvpn.ike import init
+from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.children import ChildRecord
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteTask
-from moatvpn.ike.rekey import RekeyChildTask, exchanged, hand_over, replacement
+from moatvpn.ike.proposal import choose
+from moatvpn.ike.rekey import (
+    RekeyChildTask,
+    exchanged,
+    hand_over,
+    ke_payload,
+    new_key,
+    replacement,
+)
 from moatvpn.ike.task import Payloads, body_of, notifies_of
+from moatvpn.wire.algorithms import Group
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
     Notify,
     NotifyType,
-    encode_ke,
     encode_selectors,
+    parse_ke,
     parse_selectors,
 )
 from moatvpn.wire.ike_proposal import Protocol, encode_proposals, parse_proposals
@@ -87,7 +97,9 @@ def _rekey_child(
     if ts_i is None or ts_r is None:
         raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
     context, config = sa.context, connection.config
-    choice = negotiation.choose(parse_proposals(body), config, True)
+    # Who asks for PFS gets it, and where we want it there is no rekey without.
+    groups = config.groups if config.pfs or ke_i is not None else ()
+    choice = negotiation.choose(parse_proposals(body), config, groups, _group_of(ke_i))
     if choice is None:
         _refuse(sa, message_id, NotifyType.NO_PROPOSAL_CHOSEN)
         return
@@ -96,14 +108,17 @@ def _rekey_child(
     if not ours or not theirs:
         _refuse(sa, message_id, NotifyType.TS_UNACCEPTABLE)
         return
-    ke, nonce_r = KeyExchange(context.random(32)), context.random(init.NONCE_LENGTH)
-    secrets = (ke.shared_secret(init.public_value(ke_i)), nonce_i, nonce_r)
+    nonce_r, shared = context.random(init.NONCE_LENGTH), b""
+    key = new_key(sa, choice.group)
+    if key is not None and choice.group is not None:
+        shared = key.shared_secret(init.public_value(ke_i, choice.group))
+    secrets = (shared, nonce_i, nonce_r)
     spi = context.new_child_spi()
     child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), secrets, False)
     answer = [
-        (PayloadType.SA, encode_proposals([choice.proposal(spi, with_ke=True)])),
+        (PayloadType.SA, encode_proposals([choice.proposal(spi)])),
         (PayloadType.NONCE, nonce_r),
-        (PayloadType.KE, encode_ke(GROUP_X25519, ke.public)),
+        *ke_payload(choice.group, key),
         (PayloadType.TS_I, encode_selectors(theirs)),
         (PayloadType.TS_R, encode_selectors(ours)),
     ]
@@ -123,29 +138,30 @@ def _rekey_ike(
     now: float,
 ) -> None:
     body, ke_i, nonce_i = exchanged(payloads)
-    proposals = parse_proposals(body)
-    chosen = init.choose(proposals, spi_size=8)
-    theirs = next((p.spi for p in proposals if chosen and p.number == chosen[0].number), NO_SPI)
-    if chosen is None or theirs == NO_SPI or sa.keys is None:
+    policy = ike_policy(connection.config)
+    choice = choose(parse_proposals(body), policy, spi_size=8, preferred=_group_of(ke_i))
+    if choice is None or choice.spi == NO_SPI or sa.keys is None:
         _refuse(sa, message_id, NotifyType.NO_PROPOSAL_CHOSEN)
         return
+    public = init.public_value(ke_i, choice.group)
     context = sa.context
-    ours, nonce_r = context.new_ike_spi(), context.random(init.NONCE_LENGTH)
-    ke = KeyExchange(context.random(32))
-    shared = ke.shared_secret(init.public_value(ke_i))
-    keys = rekeyed_ike_keys(chosen[1], sa.keys, shared, nonce_i, nonce_r, theirs, ours)
-    new = replacement(sa, False, theirs, ours, keys)
-    answer = chosen[0].with_spi(ours)
-    _answer(
-        sa,
-        message_id,
-        [
-            (PayloadType.SA, encode_proposals([answer])),
-            (PayloadType.NONCE, nonce_r),
-            (PayloadType.KE, encode_ke(GROUP_X25519, ke.public)),
-        ],
-    )
+    nonce_r, key = context.random(init.NONCE_LENGTH), new_key_exchange(choice.group, context.random)
+    seed = Seed(nonce_i, nonce_r, choice.spi, context.new_ike_spi())
+    shared = key.shared_secret(public)
+    keys = rekeyed_ike_keys(choice.prf, choice.suite, sa.keys, shared, seed)
+    new = replacement(sa, False, seed, choice, keys)
+    answer: Payloads = [
+        (PayloadType.SA, encode_proposals([choice.answer(seed.spi_r)])),
+        (PayloadType.NONCE, nonce_r),
+        *ke_payload(choice.group, key),
+    ]
+    _answer(sa, message_id, answer)
     if sa.rekeying:
         sa.rival = (new, min(nonce_i, nonce_r))
     else:
         hand_over(connection, sa, new, now)
+
+
+def _group_of(ke: bytes | None) -> Group | None:
+    """Return the group of a KE payload's body, None where it is not there or not one of ours."""
+    return None if ke is None else Group.by_number(parse_ke(ke)[0])

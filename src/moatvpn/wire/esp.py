@@ -1,8 +1,9 @@
-"""ESP packets with a combined-mode algorithm (RFC 4303, 2; RFC 4106, 3; RFC 7634, 2).
+"""ESP packets (RFC 4303, 2), above all with a combined-mode algorithm (RFC 4106, 3; RFC 7634, 2).
 
     SPI (4) | sequence number, low half (4) | IV (8) | ciphertext | ICV (16)
 
 and inside the ciphertext: payload | padding 1, 2, 3, ... | pad length (1) | next header (1).
+With AES-CBC the IV is a block of the cipher's, and the ICV as long as the HMAC's is (RFC 3602, 3).
 Lengths are in octets.
 """
 
@@ -27,7 +28,8 @@ LAST_SEQUENCE = (1 << 32) - 1  # without extended sequence numbers
 _START = struct.Struct("!IIQ")
 _EXTENDED = struct.Struct("!IQ")
 _PADDING = bytes(range(1, 256))
-_TRAILERS = [_PADDING[:pad] + bytes((pad,)) for pad in range(ALIGNMENT)]
+_LONGEST_ALIGNMENT = 16  # of any cipher's blocks
+_TRAILERS = [_PADDING[:pad] + bytes((pad,)) for pad in range(_LONGEST_ALIGNMENT)]
 
 
 def start(spi: int, sequence: int) -> bytes:
@@ -48,9 +50,12 @@ def extended_associated_data(spi: int, sequence: int) -> bytes:
     return _EXTENDED.pack(spi, sequence)
 
 
-def trailer(payload_length: int, next_header: int) -> bytes:
-    """Return the padding, pad length and next header that follow a payload (2.4)."""
-    return _TRAILERS[-(payload_length + TRAILER_LENGTH) % ALIGNMENT] + bytes((next_header,))
+def trailer(payload_length: int, next_header: int, alignment: int = ALIGNMENT) -> bytes:
+    """Return the padding, pad length and next header that follow a payload (2.4).
+
+    alignment is that of the cipher's blocks, in octets, where they are larger than ESP's own.
+    """
+    return _TRAILERS[-(payload_length + TRAILER_LENGTH) % alignment] + bytes((next_header,))
 
 
 def split_trailer(plaintext: bytes) -> tuple[int, int]:

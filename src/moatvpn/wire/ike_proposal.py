@@ -47,11 +47,6 @@ class Transform:
     key_bits: int | None = None
 
 
-ENCR_AES_GCM_16_256 = Transform(TransformType.ENCR, 20, 256)
-ENCR_CHACHA20_POLY1305 = Transform(TransformType.ENCR, 28)
-PRF_HMAC_SHA2_256 = Transform(TransformType.PRF, 5)
-PRF_HMAC_SHA2_512 = Transform(TransformType.PRF, 7)
-KE_X25519 = Transform(TransformType.KE, 31)
 ESN_NO = Transform(TransformType.ESN, 0)
 ESN_YES = Transform(TransformType.ESN, 1)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from moatvpn.crypto.aead import NotAuthentic, aes_256_gcm, chacha20_poly1305
+from moatvpn.crypto.aead import NotAuthentic, new_aead
+from moatvpn.wire.algorithms import CipherSuite
+
+COMBINED = [suite for suite in CipherSuite if suite.combined]
 
 # McGrew and Viega, "The Galois/Counter Mode of Operation (GCM)", appendix B, test cases 13 to 16:
 # AES-256 with a 96-bit IV. Key, IV, plaintext, associated data, ciphertext, tag.
@@ -48,23 +51,23 @@ CHACHA_SEALED = bytes.fromhex(
 @pytest.mark.parametrize("case", GCM_CASES)
 def test_aes_256_gcm(case):
     key, iv, plaintext, associated, ciphertext, tag = map(bytes.fromhex, GCM_CASES[case])
-    aead, salt = aes_256_gcm(key + iv[:4])
+    aead, salt = new_aead(CipherSuite.AES_256_GCM, key + iv[:4])
     assert salt == iv[:4]
     assert aead.encrypt(salt + iv[4:], plaintext, associated) == ciphertext + tag
     assert aead.decrypt(salt + iv[4:], ciphertext + tag, associated) == plaintext
 
 
 def test_chacha20_poly1305():
-    aead, salt = chacha20_poly1305(CHACHA_MATERIAL)
+    aead, salt = new_aead(CipherSuite.CHACHA20_POLY1305, CHACHA_MATERIAL)
     nonce = salt + CHACHA_IV
     assert aead.encrypt(nonce, CHACHA_PLAINTEXT, CHACHA_ASSOCIATED) == CHACHA_SEALED
     assert aead.decrypt(nonce, CHACHA_SEALED, CHACHA_ASSOCIATED) == CHACHA_PLAINTEXT
 
 
-@pytest.mark.parametrize("new", [aes_256_gcm, chacha20_poly1305])
+@pytest.mark.parametrize("suite", COMBINED)
 @pytest.mark.parametrize("where", ["ciphertext", "icv", "associated", "nonce", "key", "length"])
-def test_what_is_not_authentic(new, where):
-    aead, salt = new(CHACHA_MATERIAL)
+def test_what_is_not_authentic(suite, where):
+    aead, salt = new_aead(suite, CHACHA_MATERIAL[-suite.material_length :])
     nonce, associated = salt + CHACHA_IV, CHACHA_ASSOCIATED
     sealed = bytearray(aead.encrypt(nonce, b"payload", associated))
     if where == "ciphertext":
@@ -76,15 +79,22 @@ def test_what_is_not_authentic(new, where):
     elif where == "nonce":
         nonce = bytes(12)
     elif where == "key":
-        aead, _ = new(bytes(36))
+        aead, _ = new_aead(suite, bytes(suite.material_length))
     else:
         del sealed[-1]
     with pytest.raises(NotAuthentic):
         aead.decrypt(nonce, bytes(sealed), associated)
 
 
-@pytest.mark.parametrize("new", [aes_256_gcm, chacha20_poly1305])
-@pytest.mark.parametrize("length", [0, 16, 20, 32, 35, 37, 68])
-def test_keying_material_of_another_length_is_refused(new, length):
+@pytest.mark.parametrize("suite", COMBINED)
+@pytest.mark.parametrize("wrong", [-20, -4, -1, 1, 32])
+def test_keying_material_of_another_length_is_refused(suite, wrong):
+    length = suite.material_length + wrong
     with pytest.raises(ValueError, match=f"keying material of {length} octets"):
-        new(bytes(length))
+        new_aead(suite, bytes(length))
+
+
+def test_an_hmac_suite_is_no_combined_mode():
+    suite = CipherSuite.AES_256_CBC_SHA2_256
+    with pytest.raises(ValueError, match=suite.value):
+        new_aead(suite, bytes(suite.material_length))

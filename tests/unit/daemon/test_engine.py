@@ -12,7 +12,7 @@ from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.engine import Engine
 from moatvpn.errors import ConfigError, OperatorError
-from moatvpn.esp.child import ChildSa, EspSuite
+from moatvpn.esp.child import ChildSa
 from moatvpn.esp.processor import Envelope, RawPacket
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.connection import ConnectionStatus
@@ -26,6 +26,7 @@ from moatvpn.ike.events import (
     Notice,
     PeerMoved,
 )
+from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
 
 Make = Callable[..., ConnectionConfig]
@@ -106,7 +107,7 @@ def made(log: Any) -> Fixture:
 
 
 def child(spi_in: int = 0x11) -> ChildSa:
-    suite = EspSuite.AES_256_GCM
+    suite = CipherSuite.AES_256_GCM
     return ChildSa("c1", spi_in, 0x22, suite, True, b"k" * 36, b"K" * 36, (), (), False)
 
 

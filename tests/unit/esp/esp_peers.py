@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from moatvpn.counters import Counters
-from moatvpn.crypto.aead import aes_256_gcm, chacha20_poly1305
-from moatvpn.esp.child import ChildSa, EspSuite
+from moatvpn.crypto.aead import new_aead
+from moatvpn.esp.child import ChildSa
 from moatvpn.esp.processor import Envelope, EspProcessor, RawPacket
+from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.esp import HEADER_LENGTH, extended_associated_data, start
 from moatvpn.wire.selectors import TrafficSelector
@@ -50,9 +51,9 @@ def ipv6(
     return head + payload
 
 
-def material(seed: int) -> bytes:
-    """Return keying material: a key and a salt."""
-    return bytes((seed + index) % 256 for index in range(36))
+def material(seed: int, suite: CipherSuite) -> bytes:
+    """Return keying material of the suite's length."""
+    return bytes((seed + index) % 256 for index in range(suite.material_length))
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Ends:
     """One CHILD_SA as both ends see it. number tells its SPIs and keys from another's."""
 
     number: int = 1
-    suite: EspSuite = EspSuite.AES_256_GCM
+    suite: CipherSuite = CipherSuite.AES_256_GCM
     esn: bool = True
     udp: bool = True
     home: tuple[TrafficSelector, ...] = HOME
@@ -96,7 +97,7 @@ class Ends:
     @property
     def moat(self) -> ChildSa:
         """Return the moat's view; its inbound SPI is 0x1000 and number."""
-        keys = material(self.number), material(self.number + 128)
+        keys = material(self.number, self.suite), material(self.number + 128, self.suite)
         spis = 0x1000 + self.number, 0x2000 + self.number
         return ChildSa("portal1", *spis, self.suite, self.esn, *keys, self.home, self.corporate,
                        self.udp)  # fmt: skip
@@ -104,7 +105,7 @@ class Ends:
     @property
     def portal(self) -> ChildSa:
         """Return the portal's view; its inbound SPI is 0x2000 and number."""
-        keys = material(self.number + 128), material(self.number)
+        keys = material(self.number + 128, self.suite), material(self.number, self.suite)
         spis = 0x2000 + self.number, 0x1000 + self.number
         return ChildSa("c0001", *spis, self.suite, self.esn, *keys, self.corporate, self.home,
                        self.udp)  # fmt: skip
@@ -121,8 +122,7 @@ def pair(ends: Ends | None = None) -> tuple[Peer, Peer]:
 
 def forge(child: ChildSa, sequence: int, plaintext: bytes) -> bytes:
     """Return an authentic ESP packet to child's owner whose plaintext is whatever we like."""
-    new = aes_256_gcm if child.suite is EspSuite.AES_256_GCM else chacha20_poly1305
-    aead, salt = new(child.key_in)
+    aead, salt = new_aead(child.suite, child.key_in)
     begin = start(child.spi_in, sequence)
     associated = extended_associated_data(child.spi_in, sequence)
     associated = associated if child.esn else begin[:HEADER_LENGTH]

@@ -20,13 +20,13 @@ from esp_peers import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from moatvpn.esp.child import EspSuite
+from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.selectors import TrafficSelector
 
 ELSEWHERE = Endpoint("203.0.113.66", 4500)
 SPI = (0x2001).to_bytes(4, "big")  # the portal's
-suites = pytest.mark.parametrize("suite", list(EspSuite))
+suites = pytest.mark.parametrize("suite", list(CipherSuite))
 esns = pytest.mark.parametrize("esn", [True, False])
 
 
@@ -46,7 +46,7 @@ def test_a_raw_packet_comes_out_as_it_went_in(suite, esn, make):
 @given(
     payload=st.binary(max_size=1500),
     make=st.sampled_from([ipv4, ipv6]),
-    suite=st.sampled_from(EspSuite),
+    suite=st.sampled_from(CipherSuite),
     esn=st.booleans(),
     tos=st.integers(0, 255),
 )
@@ -208,7 +208,7 @@ def test_selectors_with_ports_are_checked_inside():
 
 
 def test_statistics():
-    moat, portal = pair(Ends(suite=EspSuite.CHACHA20_POLY1305))
+    moat, portal = pair(Ends(suite=CipherSuite.CHACHA20_POLY1305))
     for _ in range(3):
         portal.receive(moat.send(ipv4(b"12345")).data)
     sent, received = moat.esp.statistics("portal1"), portal.esp.statistics("c0001")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import pickle
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from esp_peers import ALL, Ends, ipv4
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from moatvpn.counters import DropReason
 from moatvpn.errors import PeerError
 from moatvpn.esp import sa as sa_module
-from moatvpn.esp.child import ChildSa, EspSuite
-from moatvpn.esp.sa import InboundSa, OutboundSa
+from moatvpn.esp.child import ChildSa
+from moatvpn.esp.sa import AeadOutboundSa, inbound_sa, outbound_sa
+from moatvpn.wire.algorithms import CipherSuite
 
 # RFC 7634, appendix A: number 5 of the SA with SPI 0x01020304, without extended numbers.
 RFC7634_MATERIAL = bytes(range(0x80, 0xA0)) + bytes.fromhex("a0a1a2a3")
@@ -51,7 +54,7 @@ def child(suite, material, spi, esn):
 
 
 def test_the_packet_of_rfc_7634_appendix_a():
-    inbound = InboundSa(child(EspSuite.CHACHA20_POLY1305, RFC7634_MATERIAL, 0x01020304, False))
+    inbound = inbound_sa(child(CipherSuite.CHACHA20_POLY1305, RFC7634_MATERIAL, 0x01020304, False))
     assert inbound.decrypt(RFC7634_ESP) == (RFC7634_RAW, 4, True)
 
 
@@ -59,10 +62,10 @@ def test_the_packet_of_rfc_7634_appendix_a():
     ("esn", "before", "packet"), [(False, 0, GCM_ESP), (True, 2**32 + 1, GCM_ESP_EXTENDED)]
 )
 def test_aes_256_gcm_packets_made_by_hand(esn, before, packet):
-    sa = OutboundSa(child(EspSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
+    sa = outbound_sa(child(CipherSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
     sa._sequence = before  # the SA in the middle of its life
     assert sa.encrypt(GCM_RAW, 4) == packet
-    inbound = InboundSa(child(EspSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
+    inbound = inbound_sa(child(CipherSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
     if before:
         inbound._window.commit(before)
     assert inbound.decrypt(packet) == (GCM_RAW, 4, True)
@@ -71,11 +74,11 @@ def test_aes_256_gcm_packets_made_by_hand(esn, before, packet):
 @pytest.mark.parametrize("attempt", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_an_outbound_sa_can_be_neither_copied_nor_stored(attempt):
     with pytest.raises(TypeError, match="nonces"):
-        attempt(OutboundSa(Ends().moat))
+        attempt(outbound_sa(Ends().moat))
 
 
 def test_a_subclass_may_not_be_copied_either():
-    class Other(OutboundSa):
+    class Other(AeadOutboundSa):
         pass
 
     with pytest.raises(TypeError, match="nonces"):
@@ -84,7 +87,7 @@ def test_a_subclass_may_not_be_copied_either():
 
 @pytest.mark.parametrize("esn", [True, False])
 def test_numbers_start_at_1_and_no_nonce_comes_twice(esn):
-    sa = OutboundSa(Ends(esn=esn).moat)
+    sa = outbound_sa(Ends(esn=esn).moat)
     packets = [sa.encrypt(ipv4(), 4) for _ in range(300)]
     numbers = [int.from_bytes(packet[4:8], "big") for packet in packets]
     assert numbers == list(range(1, 301))
@@ -95,7 +98,7 @@ def test_numbers_start_at_1_and_no_nonce_comes_twice(esn):
 
 def test_the_number_cannot_be_set_from_outside():
     with pytest.raises(AttributeError):
-        OutboundSa(Ends().moat).sequence = 0
+        outbound_sa(Ends().moat).sequence = 0
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_the_number_cannot_be_set_from_outside():
 )
 def test_the_end_of_the_numbers_is_final(monkeypatch, esn, limit):
     monkeypatch.setattr(sa_module, limit, 8)
-    sa = OutboundSa(Ends(esn=esn).moat)
+    sa = outbound_sa(Ends(esn=esn).moat)
     worn = []
     for _ in range(8):
         assert sa.encrypt(ipv4(), 4) is not None
@@ -118,10 +121,10 @@ def test_the_real_limits():
     assert 2**32 < sa_module.LAST_PACKET_EXTENDED <= 2**36
 
 
-@pytest.mark.parametrize("suite", list(EspSuite))
+@pytest.mark.parametrize("suite", list(CipherSuite))
 def test_extended_numbers_pass_the_end_of_the_first_2_to_the_32(suite):
     ends = Ends(suite=suite)
-    outbound, inbound = OutboundSa(ends.moat), InboundSa(ends.portal)
+    outbound, inbound = outbound_sa(ends.moat), inbound_sa(ends.portal)
     outbound._sequence = 2**32 - 4  # what 2^32 - 4 packets would have led to
     inbound._window.commit(2**32 - 4)
     packets = [outbound.encrypt(ipv4(bytes((index,))), 4) for index in range(8)]
@@ -139,7 +142,7 @@ def test_extended_numbers_pass_the_end_of_the_first_2_to_the_32(suite):
 
 def test_without_extended_numbers_nothing_follows_the_last():
     ends = Ends(esn=False)
-    outbound, inbound = OutboundSa(ends.moat), InboundSa(ends.portal)
+    outbound, inbound = outbound_sa(ends.moat), inbound_sa(ends.portal)
     outbound._sequence = 2**32 - 2
     last = outbound.encrypt(ipv4(), 4)
     assert inbound.decrypt(last)[0] == ipv4()
@@ -147,7 +150,7 @@ def test_without_extended_numbers_nothing_follows_the_last():
 
 
 def test_the_two_kinds_of_number_do_not_understand_each_other():
-    outbound, inbound = OutboundSa(Ends(esn=True).moat), InboundSa(Ends(esn=False).portal)
+    outbound, inbound = outbound_sa(Ends(esn=True).moat), inbound_sa(Ends(esn=False).portal)
     with pytest.raises(PeerError) as raised:
         inbound.decrypt(outbound.encrypt(ipv4(), 4))
     assert raised.value.reason is DropReason.ESP_NOT_AUTHENTIC
@@ -155,7 +158,7 @@ def test_the_two_kinds_of_number_do_not_understand_each_other():
 
 def test_a_forgery_does_not_move_the_window():
     ends = Ends()
-    outbound, inbound = OutboundSa(ends.moat), InboundSa(ends.portal)
+    outbound, inbound = outbound_sa(ends.moat), inbound_sa(ends.portal)
     packets = [outbound.encrypt(ipv4(), 4) for _ in range(2)]
     forged = packets[0][:4] + (4_000_000).to_bytes(4, "big") + packets[0][8:]
     with pytest.raises(PeerError) as raised:
@@ -165,8 +168,10 @@ def test_a_forgery_does_not_move_the_window():
 
 
 def test_wrong_length_of_keying_material_is_our_own_fault():
-    with pytest.raises(ValueError, match="35 octets"):
-        OutboundSa(replace(Ends().moat, key_out=bytes(35)))
+    for suite in CipherSuite:
+        wrong = bytes(suite.material_length - 1)
+        with pytest.raises(ValueError, match=f"{len(wrong)} octets"):
+            outbound_sa(replace(Ends(suite=suite).moat, key_out=wrong))
 
 
 def test_no_key_shows_in_what_may_be_logged():
@@ -177,13 +182,45 @@ def test_no_key_shows_in_what_may_be_logged():
 
 
 @given(
-    suite=st.sampled_from(EspSuite),
+    suite=st.sampled_from(CipherSuite),
     esn=st.booleans(),
     payload=st.binary(max_size=2000),
     next_header=st.integers(0, 255),
 )
 def test_what_is_encrypted_is_decrypted(suite, esn, payload, next_header):
     ends = Ends(suite=suite, esn=esn)
-    packet = OutboundSa(ends.moat).encrypt(payload, next_header)
+    packet = outbound_sa(ends.moat).encrypt(payload, next_header)
     assert len(packet) % 4 == 0
-    assert InboundSa(ends.portal).decrypt(packet) == (payload, next_header, True)
+    assert inbound_sa(ends.portal).decrypt(packet) == (payload, next_header, True)
+
+
+@pytest.mark.parametrize("esn", [True, False])
+@pytest.mark.parametrize("suite", [suite for suite in CipherSuite if not suite.combined])
+def test_an_hmac_packet_taken_apart_by_hand(suite, esn):
+    """RFC 4303, 2 and 2.2.1; RFC 4868, 2.6: the ICV covers header, IV, ciphertext and high half."""
+    sa = outbound_sa(Ends(suite=suite, esn=esn).moat)
+    sa._sequence = 2**32 if esn else 6
+    packet = sa.encrypt(ipv4(), 4)
+    keys = Ends(suite=suite).moat.key_out
+    key, mac_key = keys[: suite.key_length], keys[suite.key_length :]
+    name = "sha256" if suite.integrity_key_length == 32 else "sha512"
+    icv = packet[-len(mac_key) // 2 :]
+    covered = packet[: -len(icv)] + (b"\0\0\0\1" if esn else b"")
+    assert hmac.digest(mac_key, covered, name)[: len(icv)] == icv
+    cipher = Cipher(algorithms.AES(key), modes.CBC(packet[8:24])).decryptor()
+    plaintext = cipher.update(packet[24 : -len(icv)]) + cipher.finalize()
+    assert plaintext.startswith(ipv4())
+    assert plaintext[-1] == 4
+    assert len(plaintext) % 16 == 0
+
+
+@pytest.mark.parametrize("suite", [suite for suite in CipherSuite if not suite.combined])
+@given(data=st.binary(max_size=200), cut=st.integers(0, 80))
+def test_hostile_octets_to_an_hmac_sa_are_refused(suite, data, cut):
+    ends = Ends(suite=suite)
+    inbound = inbound_sa(ends.portal)
+    real = outbound_sa(ends.moat).encrypt(ipv4(), 4)
+    for packet in (real[: len(real) - 1 - cut], real[:8] + data, real + data + b"\0"):
+        with pytest.raises(PeerError):
+            inbound.decrypt(packet)
+    assert inbound.decrypt(real)[0] == ipv4()
