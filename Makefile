@@ -48,8 +48,11 @@ molecule: setup ## Prove a tunnel in the lab, from empty containers to their rem
 test: ## Everything: lint, unit, molecule
 	@scripts/run-tests
 
+scale: setup ## Measure one portal with 10,000 moats; figures go to build/scale.json
+	@python benchmarks/scale.py
+
 clean: demo-down ## Remove the lab, its images, and all that was built
 	@podman images --quiet --filter reference=localhost/moat-lab | xargs --no-run-if-empty podman rmi
 	rm -rf build src/moatvpn.egg-info
 
-.PHONY: help setup demo demo-down lint unit molecule test clean
+.PHONY: help setup demo demo-down lint unit molecule test scale clean
