@@ -13,10 +13,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from boxes import Box, new_box, run, wait_for
-
-MOAT_WILD, PORTAL_WILD = "192.0.2.10", "192.0.2.1"
-MOAT_NAME, PORTAL_NAME = "m1.moats.example.net", "portal.example.net"
+from boxes import MOAT, PORTAL, Box, join, new_box, wait_for
 
 
 class Pair:
@@ -24,38 +21,24 @@ class Pair:
 
     def __init__(self, moat: Box, portal: Box, encapsulation: str) -> None:
         self.moat, self.portal = moat, portal
-        ends = (self.moat.namespace, "type", "veth", "peer", "name", "wild0", "netns")
-        run("ip", "link", "add", "wild0", "netns", *ends, self.portal.namespace)
-        for box, wild, own, own6 in (
-            (self.moat, MOAT_WILD, "10.201.1.1", "fd00:201:1::1"),
-            (self.portal, PORTAL_WILD, "10.50.0.1", "fd00:50::1"),
-        ):
-            box.ip("address", "add", f"{wild}/24", "dev", "wild0")
-            box.ip("link", "set", "wild0", "up")
-            box.ip("address", "add", f"{own}/32", "dev", "lo")
-            box.ip("address", "add", f"{own6}/128", "dev", "lo")
-        self.moat.ip("route", "add", "10.50.0.0/24", "dev", "moat0", "src", "10.201.1.1")
-        self.moat.ip("route", "add", "fd00:50::/64", "dev", "moat0", "src", "fd00:201:1::1")
-        self.portal.ip("route", "add", "10.201.0.0/16", "dev", "moat0", "src", "10.50.0.1")
-        self.portal.ip("route", "add", "fd00:201::/32", "dev", "moat0", "src", "fd00:50::1")
-        private, corporate = ["10.201.1.0/24", "fd00:201:1::/64"], ["10.50.0.0/24", "fd00:50::/64"]
+        join(moat, portal)
         self.to_portal = {
             "name": "portal1",
-            "remote_identity": PORTAL_NAME,
+            "remote_identity": PORTAL.identity,
             "remote_public_keys": [self.portal.public_key],
-            "local_selectors": private,
-            "remote_selectors": corporate,
-            "remote_address": PORTAL_WILD,
+            "local_selectors": list(MOAT.networks),
+            "remote_selectors": list(PORTAL.networks),
+            "remote_address": PORTAL.wild,
             "initiate": True,
             "encapsulation": encapsulation,
             "dpd_interval": 2.0,
         }
         self.to_moat = {
             "name": "m0001",
-            "remote_identity": MOAT_NAME,
+            "remote_identity": MOAT.identity,
             "remote_public_keys": [self.moat.public_key],
-            "local_selectors": corporate,
-            "remote_selectors": private,
+            "local_selectors": list(PORTAL.networks),
+            "remote_selectors": list(MOAT.networks),
             "encapsulation": encapsulation,
             "dpd_interval": 2.0,
         }
@@ -70,7 +53,7 @@ class Pair:
 
     def pings(self, address: str = "10.50.0.1") -> bool:
         """Whether the portal's private side answers one ping of the moat's within a second."""
-        return self.moat.run("ping", "-c1", "-W1", address, check=False).returncode == 0
+        return self.moat.pings(address)
 
     def wait_until_up(self, deadline: float = 15.0) -> float:
         """Wait until a ping goes through the tunnel; return how long that took, in seconds."""
@@ -85,7 +68,10 @@ def pair(
 ) -> Iterator[Pair]:
     """A tunnel that is up, once as IP protocol 50 and once in UDP."""
     directory = tmp_path_factory.mktemp("boxes")
-    with new_box(directory, "m", MOAT_NAME) as moat, new_box(directory, "p", PORTAL_NAME) as portal:
+    with (
+        new_box(directory, "m", MOAT.identity) as moat,
+        new_box(directory, "p", PORTAL.identity) as portal,
+    ):
         pair = Pair(moat, portal, request.param)
         pair.start()
         yield pair

@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moatvpn.cli.client import ask
 from moatvpn.config import ED25519_SPKI_PREFIX
 
 T = TypeVar("T")
@@ -28,43 +30,53 @@ def wait_for(condition: Callable[[], T], what: str, deadline: float) -> T:
     return result
 
 
-def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command, and return it with its output."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
     assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done
 
 
-class Box:
-    """One namespace with a moatd in it."""
+@dataclass(frozen=True)
+class Side:
+    """What one end of a tunnel is called, and where it is: its wild side, its private side."""
+
+    identity: str
+    wild: str
+    inside: str
+    inside6: str
+    networks: tuple[str, str]
+
+
+MOAT = Side(
+    "m1.moats.example.net",
+    "192.0.2.10",
+    "10.201.1.1",
+    "fd00:201:1::1",
+    ("10.201.1.0/24", "fd00:201:1::/64"),
+)
+PORTAL = Side(
+    "portal.example.net",
+    "192.0.2.1",
+    "10.50.0.1",
+    "fd00:50::1",
+    ("10.50.0.0/24", "fd00:50::/64"),
+)
+
+
+class Namespace:
+    """A network namespace, which programs run in."""
 
     def __init__(self, namespace: str, directory: Path, identity: str) -> None:
         self.namespace = namespace
         self.directory = directory
         self.identity = identity
-        self.key = directory / "identity.key"
-        self.connections = directory / "connections.d"
-        self.socket = directory / "control.sock"
         self.log = directory / "log"
-        self.daemon: subprocess.Popen[bytes] | None = None
-        self.connections.mkdir(parents=True)
-        self.public_key: str = self.ctl("identity", "create", "--private-key", str(self.key))[
-            "public_key"
-        ]
+        directory.mkdir(parents=True)
         run("ip", "netns", "add", namespace)
         self.ip("link", "set", "lo", "up")
-        self.ip("tuntap", "add", "moat0", "mode", "tun")
-        # Without a link-local address the kernel sends nothing of its own into the tunnel.
-        self.ip("link", "set", "moat0", "addrgenmode", "none")
-        self.ip("link", "set", "moat0", "up", "mtu", "1500")
-        settings = {
-            "identity": identity,
-            "private_key": str(self.key),
-            "connections": str(self.connections),
-            "control_socket": str(self.socket),
-            "log_level": "debug",
-        }
-        (directory / "moatd.json").write_text(json.dumps(settings))
 
     def ip(self, *words: str) -> str:
         """Run ip within the namespace."""
@@ -77,6 +89,41 @@ class Box:
     def popen(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a command within the namespace."""
         return subprocess.Popen(["ip", "netns", "exec", self.namespace, *command], **options)
+
+    def pings(self, address: str) -> bool:
+        """Whether address answers one ping within a second."""
+        return self.run("ping", "-c1", "-W1", address, check=False).returncode == 0
+
+    def close(self) -> None:
+        """Remove the namespace, with all that is in it."""
+        run("ip", "netns", "delete", self.namespace)
+
+
+class Box(Namespace):
+    """One namespace with a moatd in it."""
+
+    def __init__(self, namespace: str, directory: Path, identity: str) -> None:
+        super().__init__(namespace, directory, identity)
+        self.key = directory / "identity.key"
+        self.connections = directory / "connections.d"
+        self.socket = directory / "control.sock"
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.connections.mkdir()
+        self.public_key: str = self.ctl("identity", "create", "--private-key", str(self.key))[
+            "public_key"
+        ]
+        self.ip("tuntap", "add", "moat0", "mode", "tun")
+        # Without a link-local address the kernel sends nothing of its own into the tunnel.
+        self.ip("link", "set", "moat0", "addrgenmode", "none")
+        self.ip("link", "set", "moat0", "up", "mtu", "1500")
+        settings = {
+            "identity": identity,
+            "private_key": str(self.key),
+            "connections": str(self.connections),
+            "control_socket": str(self.socket),
+            "log_level": "debug",
+        }
+        (directory / "moatd.json").write_text(json.dumps(settings))
 
     def start(self) -> None:
         """Start moatd, and wait until it answers."""
@@ -106,11 +153,11 @@ class Box:
 
     def connection(self, name: str) -> dict[str, Any]:
         """Return the status of one connection."""
-        return dict(self.ctl("status", name)["connections"][0])
+        return ask(self.socket, {"command": "show", "name": name})
 
     def drops(self) -> dict[str, int]:
         """Return the counters of drops."""
-        return dict(self.ctl("status")["drops"])
+        return dict(ask(self.socket, {"command": "status"})["drops"])
 
     def apply(self, word: str, record: dict[str, Any]) -> dict[str, Any]:
         """Add or replace a connection."""
@@ -119,10 +166,31 @@ class Box:
         return self.ctl(word, str(path))
 
     def close(self) -> None:
-        """End moatd and remove the namespace, with all that is in it."""
+        """End moatd and remove the namespace."""
         if self.daemon is not None:
             self.kill()
-        run("ip", "netns", "delete", self.namespace)
+        super().close()
+
+
+def join(moat: Namespace, portal: Namespace) -> None:
+    """Put a moat and a portal on one wild network, with their own addresses inside.
+
+    A moatd's namespace also gets the routes into its tunnel.
+    """
+    ends = (moat.namespace, "type", "veth", "peer", "name", "wild0", "netns")
+    run("ip", "link", "add", "wild0", "netns", *ends, portal.namespace)
+    for box, own in ((moat, MOAT), (portal, PORTAL)):
+        box.ip("address", "add", f"{own.wild}/24", "dev", "wild0")
+        box.ip("link", "set", "wild0", "up")
+        box.ip("address", "add", f"{own.inside}/32", "dev", "lo")
+        box.ip("address", "add", f"{own.inside6}/128", "dev", "lo")
+    for box, own, networks in (
+        (moat, MOAT, PORTAL.networks),
+        (portal, PORTAL, ("10.201.0.0/16", "fd00:201::/32")),
+    ):
+        if isinstance(box, Box):
+            for network, source in zip(networks, (own.inside, own.inside6), strict=True):
+                box.ip("route", "add", network, "dev", "moat0", "src", source)
 
 
 def other_public_key() -> str:

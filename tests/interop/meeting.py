@@ -1,0 +1,142 @@
+"""Where moatd and charon meet: one of them as a moat that calls, the other as the portal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from boxes import MOAT, PORTAL, Box, Namespace, join, wait_for
+from charon import NAME, Charon, Tree
+from traffic import transfer
+
+from moatvpn.cli.client import ask
+
+
+def merge(tree: Tree, changes: Tree) -> dict[str, Any]:
+    """Return tree with changes in it, section by section; None takes a setting out."""
+    merged = dict(tree)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) else value
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+class Meeting:
+    """A moatd and a charon on one wild network, both running, each without a connection."""
+
+    def __init__(self, directory: Path, we_call: bool) -> None:
+        self.we_call = we_call
+        self.own, self.peer = (MOAT, PORTAL) if we_call else (PORTAL, MOAT)
+        letter = "c" if we_call else "a"  # moatd calls, or answers
+        prefix = f"moat-test-{os.getpid()}-{letter}"
+        self.box = Box(f"{prefix}-moatd", directory / "moatd", self.own.identity)
+        self.charon = Charon(f"{prefix}-charon", directory / "charon", self.peer.identity)
+        ends: tuple[Namespace, Namespace] = self.box, self.charon
+        self.moat, self.portal = ends if we_call else ends[::-1]
+        join(self.moat, self.portal)
+        self.charon.write_public_key("peer", self.box.public_key)
+
+    def start(self) -> None:
+        """Start both daemons."""
+        self.box.start()
+        self.charon.start()
+
+    def close(self) -> None:
+        """End both daemons and remove their namespaces."""
+        self.charon.close()
+        self.box.close()
+
+    def our_connection(self) -> dict[str, Any]:
+        """Return moatd's connection to charon: raw public keys, and all else by default."""
+        connection = {
+            "name": NAME,
+            "remote_identity": self.peer.identity,
+            "remote_public_keys": [self.charon.public_key],
+            "local_selectors": list(self.own.networks),
+            "remote_selectors": list(self.peer.networks),
+            "initiate": self.we_call,
+        }
+        return {**connection, "remote_address": self.peer.wild} if self.we_call else connection
+
+    def their_connection(self) -> dict[str, Any]:
+        """Return charon's connection to moatd: raw public keys, AES-GCM, X25519."""
+        esp = "aes256gcm16-x25519-noesn"
+        return {
+            "version": "2",
+            "local_addrs": self.peer.wild,
+            "remote_addrs": "%any" if self.we_call else self.own.wild,
+            "proposals": "aes256gcm16-prfsha256-x25519",
+            # Its ESP in user space knows UDP only.
+            "encap": "yes",
+            "local": {"auth": "pubkey", "id": self.peer.identity, "pubkeys": "own.pem"},
+            "remote": {"auth": "pubkey", "id": self.own.identity, "pubkeys": "peer.pem"},
+            "children": {
+                NAME: {
+                    "local_ts": self.peer.networks,
+                    "remote_ts": self.own.networks,
+                    "esp_proposals": esp,
+                    "rekey_time": "0",
+                }
+            },
+        }
+
+    @contextmanager
+    def tunnel(
+        self, ours: Tree | None = None, theirs: Tree | None = None, secrets: Tree | None = None
+    ) -> Iterator[Meeting]:
+        """Set a tunnel up for the length of the block, by connections with the changes given.
+
+        theirs["children"][NAME] are changes of the one CHILD_SA. Afterwards neither side knows of
+        the tunnel any more. Where the block or the set-up fails, what the daemons logged is told.
+        """
+        places = [(log, log.stat().st_size) for log in (self.box.log, self.charon.log)]
+        try:
+            self.charon.load(merge(self.their_connection(), theirs or {}), secrets)
+            connection = merge(self.our_connection(), ours or {})
+            ask(self.box.socket, {"command": "add", "connection": connection})
+            try:
+                self.call()
+                yield self
+            finally:
+                ask(self.box.socket, {"command": "delete", "name": NAME})
+            wait_for(lambda: not self.charon.ike_sas(), "charon knows no IKE SA any more", 5)
+        except BaseException:
+            for log, start in places:
+                print(f"--- {log.parent.name}\n{log.read_text()[start:][-12000:]}")
+            raise
+
+    def call(self) -> None:
+        """Set the tunnel up from where that is to be done, and wait for the first ping."""
+        if not self.we_call:
+            self.charon.swanctl("--initiate", "--child", NAME, "--timeout", "10")
+        self.wait_until_up()
+
+    def wait_until_up(self, deadline: float = 10.0) -> None:
+        """Wait until moatd calls the tunnel established and a ping goes through."""
+        wait_for(lambda: self.status()["state"] == "established", "established", deadline)
+        wait_for(lambda: self.moat.pings(PORTAL.inside), "a ping through the tunnel", deadline)
+
+    def status(self) -> dict[str, Any]:
+        """Return what moatd says of the connection."""
+        return self.box.connection(NAME)
+
+    def charon_log(self) -> Callable[[], str]:
+        """Return what reads all that charon logs from now on."""
+        log = self.charon.log
+        start = log.stat().st_size
+        return lambda: log.read_text()[start:]
+
+    def exchange_traffic(self, mebibytes: int = 1) -> None:
+        """Send pings of several sizes and transfers of TCP both ways, in IPv4 and in IPv6."""
+        for sender, receiver, there in (
+            (self.moat, self.portal, PORTAL),
+            (self.portal, self.moat, MOAT),
+        ):
+            for address in (there.inside, there.inside6):
+                for size in ("0", "1200", "4000"):
+                    sender.run("ping", "-c1", "-W2", "-s", size, address)
+                with transfer(sender, receiver, address, mebibytes):
+                    pass
