@@ -39,13 +39,18 @@ lint: setup ## Check style and types
 
 unit: setup ## Run the tests that need no lab, those of real daemons in namespaces among them
 	@mkdir -p $(reports)
-	$(pytest) tests --junitxml $(reports)/unit.xml
+	$(pytest) tests --ignore tests/interop --junitxml $(reports)/unit.xml
+
+interop: setup ## Meet strongSwan in both directions, and print a matrix of what works
+	@scripts/setup peers
+	mkdir -p $(reports)
+	$(pytest) tests/interop --junitxml $(reports)/interop.xml
 
 molecule: setup ## Prove a tunnel in the lab, from empty containers to their removal
 	@mkdir -p $(reports)
 	molecule test
 
-test: ## Everything: lint, unit, molecule
+test: ## Everything: lint, unit, interop, molecule
 	@scripts/run-tests
 
 scale: setup ## Measure one portal with 10,000 moats; figures go to build/scale.json
@@ -55,4 +60,4 @@ clean: demo-down ## Remove the lab, its images, and all that was built
 	@podman images --quiet --filter reference=localhost/moat-lab | xargs --no-run-if-empty podman rmi
 	rm -rf build src/moatvpn.egg-info
 
-.PHONY: help setup demo demo-down lint unit molecule test scale clean
+.PHONY: help setup demo demo-down lint unit interop molecule test scale clean

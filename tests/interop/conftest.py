@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from matrix import Matrix
-from meeting import Meeting
+from meeting import Meeting, arranged
 
 CALLS, ANSWERS = "moatd calls charon", "charon calls moatd"
 
@@ -18,12 +18,8 @@ def meeting(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Meeting]:
     """Both daemons, each without a connection yet, in one direction after the other."""
-    made = Meeting(tmp_path_factory.mktemp("meeting"), request.param == CALLS)
-    try:
-        made.start()
+    with arranged(tmp_path_factory.mktemp("meeting"), request.param == CALLS) as made:
         yield made
-    finally:
-        made.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from boxes import MOAT, PORTAL, Box, Namespace, join, wait_for
+from boxes import MOAT, PORTAL, Box, Namespace, Side, join, wait_for
 from charon import NAME, Charon, Tree
 from traffic import transfer
 
@@ -24,30 +24,21 @@ def merge(tree: Tree, changes: Tree) -> dict[str, Any]:
     return {key: value for key, value in merged.items() if value is not None}
 
 
+def sides(we_call: bool) -> tuple[Side, Side]:
+    """Return what moatd is, and what charon is."""
+    return (MOAT, PORTAL) if we_call else (PORTAL, MOAT)
+
+
 class Meeting:
     """A moatd and a charon on one wild network, both running, each without a connection."""
 
-    def __init__(self, directory: Path, we_call: bool) -> None:
-        self.we_call = we_call
-        self.own, self.peer = (MOAT, PORTAL) if we_call else (PORTAL, MOAT)
-        letter = "c" if we_call else "a"  # moatd calls, or answers
-        prefix = f"moat-test-{os.getpid()}-{letter}"
-        self.box = Box(f"{prefix}-moatd", directory / "moatd", self.own.identity)
-        self.charon = Charon(f"{prefix}-charon", directory / "charon", self.peer.identity)
-        ends: tuple[Namespace, Namespace] = self.box, self.charon
+    def __init__(self, box: Box, charon: Charon, we_call: bool) -> None:
+        self.box, self.charon, self.we_call = box, charon, we_call
+        self.own, self.peer = sides(we_call)
+        ends: tuple[Namespace, Namespace] = box, charon
         self.moat, self.portal = ends if we_call else ends[::-1]
         join(self.moat, self.portal)
-        self.charon.write_public_key("peer", self.box.public_key)
-
-    def start(self) -> None:
-        """Start both daemons."""
-        self.box.start()
-        self.charon.start()
-
-    def close(self) -> None:
-        """End both daemons and remove their namespaces."""
-        self.charon.close()
-        self.box.close()
+        charon.write_public_key("peer", box.public_key)
 
     def our_connection(self) -> dict[str, Any]:
         """Return moatd's connection to charon: raw public keys, and all else by default."""
@@ -140,3 +131,20 @@ class Meeting:
                     sender.run("ping", "-c1", "-W2", "-s", size, address)
                 with transfer(sender, receiver, address, mebibytes):
                     pass
+
+
+@contextmanager
+def arranged(directory: Path, we_call: bool) -> Iterator[Meeting]:
+    """Both daemons, running for the length of the block, with namespaces of their own."""
+    own, peer = sides(we_call)
+    # moatd calls, or it answers.
+    prefix = f"moat-test-{os.getpid()}-{'c' if we_call else 'a'}"
+    with ExitStack() as stack:
+        box = Box(f"{prefix}-moatd", directory / "moatd", own.identity)
+        stack.callback(box.close)
+        charon = Charon(f"{prefix}-charon", directory / "charon", peer.identity)
+        stack.callback(charon.close)
+        meeting = Meeting(box, charon, we_call)
+        box.start()
+        charon.start()
+        yield meeting
