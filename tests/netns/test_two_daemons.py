@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from boxes import other_public_key, wait_for
-from conftest import Pair
+from pair import Pair
 from traffic import pings, transfer
 
 INSIDE, INSIDE6 = "10.50.0.1", "fd00:50::1"
