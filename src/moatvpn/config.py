@@ -90,6 +90,7 @@ class DaemonConfig:
     tunnel_interface: the TUN device, made beforehand for moatd's user.
     connections: the directory that holds one NAME.json for each connection.
     control_socket: where moatctl finds us. log_level: one of LOG_LEVELS.
+    state: the directory of what outlives moatd, private to its user; None: nothing does.
     """
 
     identity: str
@@ -98,6 +99,7 @@ class DaemonConfig:
     connections: Path = Path("/etc/moatvpn/connections.d")
     control_socket: Path = Path("/run/moatvpn/control.sock")
     log_level: str = "info"
+    state: Path | None = None
 
 
 class _Short(reprlib.Repr):
@@ -316,7 +318,7 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
     get = _Record(where, record, tuple(f.name for f in fields(DaemonConfig)))
     paths = {
         key: get.path(key)
-        for key in ("private_key", "connections", "control_socket")
+        for key in ("private_key", "connections", "control_socket", "state")
         if key in record or key == "private_key"
     }
     if len(os.fsencode(paths.get("control_socket", ""))) > _LONGEST_SOCKET_PATH:

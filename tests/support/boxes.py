@@ -121,6 +121,7 @@ class Box(Namespace):
             "private_key": str(self.key),
             "connections": str(self.connections),
             "control_socket": str(self.socket),
+            "state": str(directory),
             "log_level": "debug",
         }
         (directory / "moatd.json").write_text(json.dumps(settings))

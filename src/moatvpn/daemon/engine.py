@@ -13,6 +13,7 @@ from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
 from moatvpn.daemon.connections import Connections
 from moatvpn.daemon.log import LogCall
+from moatvpn.daemon.state import Memory, NoMemory
 from moatvpn.daemon.status import connection_detail, connection_row
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.processor import Envelope, EspProcessor
@@ -37,12 +38,18 @@ class Engine:
     """One daemon's connections, their keys and their traffic. Times are the daemon's clock's."""
 
     def __init__(
-        self, ike: IkeEndpoint, esp: EspProcessor, counters: Counters, log: LogCall
+        self,
+        ike: IkeEndpoint,
+        esp: EspProcessor,
+        counters: Counters,
+        log: LogCall,
+        memory: Memory | None = None,
     ) -> None:
         self._ike = ike
         self._esp = esp
         self._counters = counters
         self._log = log
+        self._memory = memory or NoMemory()
         self._connections = Connections()
         self._outbox: list[Datagram] = []
         # When IKE is next to be told of traffic, by connection.
@@ -140,7 +147,17 @@ class Engine:
         if self._connections.get(name) is None:
             return False
         self._remove(name, now)
+        self._memory.note(name, None)
         return True
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a connection of that name."""
+        return self._connections.get(name) is not None
+
+    def call_back(self, name: str, peer: Endpoint, now: float) -> None:
+        """Call the peer of a connection that waits, where it was before a restart of ours."""
+        self._ike.remember_peer(name, peer, now)
+        self._settle()
 
     def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
         """Start the rekey of an SA; raise OperatorError where there is none to rekey."""
@@ -191,6 +208,12 @@ class Engine:
             self._apply(event)
         self._outbox += self._ike.datagrams_to_send()
 
+    def _seen_at(self, name: str, peer: Endpoint) -> None:
+        """Remember where the peer of a connection that waits has authenticated itself from."""
+        config = self._connections.get(name)
+        if config is not None and not config.initiate:
+            self._memory.note(name, peer)
+
     def _apply(self, event: IkeEvent) -> None:
         match event:
             case ChildUp(child, peer, replaces, activate_outbound):
@@ -209,8 +232,10 @@ class Engine:
                 self._log("info", f"CHILD_SA {spi_in:#010x} down", connection)
             case PeerMoved(connection, peer):
                 self._esp.set_peer(connection, peer)
+                self._seen_at(connection, peer)
                 self._log("info", f"peer is at {peer} now", connection)
             case IkeUp(connection, peer, initiator):
+                self._seen_at(connection, peer)
                 role = "initiator" if initiator else "responder"
                 self._log("info", f"IKE SA up as {role}, peer {peer}", connection)
             case IkeDown(connection, reason):

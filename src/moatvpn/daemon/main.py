@@ -27,6 +27,7 @@ from moatvpn.daemon.forwarder import Forwarder
 from moatvpn.daemon.keyfile import read_signer
 from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
+from moatvpn.daemon.state import PeerJournal
 from moatvpn.drivers.clock import monotonic
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
@@ -82,7 +83,10 @@ class Daemon:
             }
             self._monitor = stack.enter_context(closing(AddressMonitor()))
             ike = IkeEndpoint(config.identity, signer, counters, os.urandom, local_address_towards)
-            self._engine = Engine(ike, EspProcessor(counters), counters, log)
+            self._memory: PeerJournal | None = None
+            if config.state is not None:
+                self._memory = stack.enter_context(closing(PeerJournal(config.state, log)))
+            self._engine = Engine(ike, EspProcessor(counters), counters, log, self._memory)
             self._forwarder = Forwarder(self._engine, tun, raw, ports, self._clock)
             self._commands = Commands(self._engine, log, self._clock)
             control = ControlServer(config.control_socket, self._loop, self._clock, self._command)
@@ -101,7 +105,21 @@ class Daemon:
                 self._engine.add(read_connection(path), self._clock())
             except OperatorError as error:
                 self._log("error", f"left out {path}: {error}", path.stem)
+        self._call_back()
         self._forwarder.flush()
+
+    def _call_back(self) -> None:
+        """Call the peers that were up before our restart, and forget those of no connection."""
+        if self._memory is None:
+            return
+        peers = self._memory.peers()
+        for name, peer in peers.items():
+            if self._engine.has(name):
+                self._engine.call_back(name, peer, self._clock())
+            else:
+                self._memory.note(name, None)
+        if peers:
+            self._log("info", f"calling the peers of {len(peers)} connections where they were")
 
     def run(self) -> None:
         """Carry packets until SIGTERM or SIGINT; then tell the peers, and close everything."""

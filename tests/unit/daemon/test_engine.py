@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,7 +99,9 @@ class FakeEsp:
 class Fixture:
     def __init__(self, log: Any) -> None:
         self.ike, self.esp, self.counters, self.log = FakeIke(), FakeEsp(), Counters(), log
-        self.engine = Engine(self.ike, self.esp, self.counters, log)  # type: ignore[arg-type]
+        self.noted: list[tuple[str, Endpoint | None]] = []
+        memory = SimpleNamespace(note=lambda *what: self.noted.append(what))
+        self.engine = Engine(self.ike, self.esp, self.counters, log, memory)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -262,6 +265,22 @@ def test_shutdown_tells_peers_and_stops_carrying(made: Fixture, make_connection:
     assert made.ike.calls[-1] == ("shutdown", 100.0)
     assert made.esp.calls == [("remove_connection", "c1")]
     assert [d.data for d in made.engine.datagrams_to_send()] == [b"delete"]
+
+
+def test_where_the_peers_of_waiting_connections_are_is_remembered(
+    made: Fixture, make_connection: Make
+) -> None:
+    made.engine.add(make_connection(1), 95.0)
+    made.engine.add(make_connection(2, initiate=True, remote_address="198.51.100.2"), 95.0)
+    moved = Endpoint("192.0.2.77", 500)
+    for name in ("c1", "c2"):
+        made.ike.events += [IkeUp(name, PEER, False), PeerMoved(name, moved), IkeDown(name, "gone")]
+    made.engine.handle_timer(100.0)
+    assert made.noted == [("c1", PEER), ("c1", moved)]
+    made.engine.shutdown(101.0)
+    assert made.noted[2:] == []
+    made.engine.delete("c1", 102.0)
+    assert made.noted[2:] == [("c1", None)]
 
 
 def test_a_changed_address_is_told(made: Fixture) -> None:
