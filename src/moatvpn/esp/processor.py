@@ -80,7 +80,7 @@ class EspProcessor:
         connection = self._connections.get(name)
         if connection is None:
             connection = self._connections[name] = Connection(name, peer)
-            self._spd.set(name, child.remote_ts)
+            self._route(connection, child)
         connection.peer = peer
         self._installed += 1
         pair = Pair(child, connection, self._installed)
@@ -105,8 +105,12 @@ class EspProcessor:
             return
         pair.waiting = False
         connection.active = pair
-        if active is None or active.child.remote_ts != pair.child.remote_ts:
-            self._spd.set(connection.name, pair.child.remote_ts)
+        self._route(connection, pair.child)
+
+    def _route(self, connection: Connection, child: ChildSa) -> None:
+        if connection.routed != child.remote_ts:
+            connection.routed = child.remote_ts
+            self._spd.set(connection.name, child.remote_ts)
 
     def remove(self, spi_in: int) -> None:
         """Forget a CHILD_SA, if there is one.

@@ -6,6 +6,7 @@ from moatvpn.esp.child import ChildSa
 from moatvpn.esp.sa import inbound_sa, outbound_sa
 from moatvpn.esp.selectors import Matcher
 from moatvpn.wire.endpoint import Endpoint
+from moatvpn.wire.selectors import TrafficSelector
 
 
 class Pair:
@@ -35,16 +36,19 @@ class Pair:
 class Connection:
     """A connection's pairs by inbound SPI, the one in use for sending, and the peer's address.
 
-    The counts are of raw packets that removed pairs have carried.
+    routed are the selectors of the raw packets that the connection gets. The counts are of raw
+    packets that removed pairs have carried.
     """
 
     __slots__ = (
         "active", "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer",
+        "routed",
     )  # fmt: skip
 
     def __init__(self, name: str, peer: Endpoint) -> None:
         self.name = name
         self.peer = peer
+        self.routed: tuple[TrafficSelector, ...] = ()
         self.pairs: dict[int, Pair] = {}
         self.active: Pair | None = None
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from moatvpn.wire.ip import protocol_and_ports
 from moatvpn.wire.selectors import ANY_PROTOCOL, LAST_PORT, TrafficSelector
 
 _ALL_PORTS = (0, LAST_PORT)
 Ranges = dict[int, tuple[tuple[int, int], ...]]
+Side = tuple[TrafficSelector, ...]
 
 
 def _selects_all_of_its_addresses(selector: TrafficSelector) -> bool:
@@ -16,7 +18,9 @@ def _selects_all_of_its_addresses(selector: TrafficSelector) -> bool:
     return selector.protocol == ANY_PROTOCOL and ports == _ALL_PORTS
 
 
-def _ranges(side: Sequence[TrafficSelector]) -> Ranges:
+# All connections of a portal have one side in common, and each side is needed for both directions.
+@lru_cache(maxsize=64)
+def _ranges(side: Side) -> Ranges:
     """Return lowest and highest address of each selector, by IP version."""
     return {
         version: tuple((int(ts.start), int(ts.end)) for ts in side if ts.start.version == version)
@@ -49,7 +53,7 @@ class Matcher:
 
     def __init__(self, whence: Sequence[TrafficSelector], to: Sequence[TrafficSelector]) -> None:
         self._whence, self._to = tuple(whence), tuple(to)
-        self._from_ranges, self._to_ranges = _ranges(whence), _ranges(to)
+        self._from_ranges, self._to_ranges = _ranges(self._whence), _ranges(self._to)
         # Nearly every SA: addresses say all, and the packet need not be read any further.
         self._by_address = all(_selects_all_of_its_addresses(ts) for ts in (*whence, *to))
 

@@ -6,12 +6,23 @@ that the cost depends on how many lengths there are and not on how many connecti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import summarize_address_range
+from collections.abc import Iterable, Iterator
 
 from moatvpn.wire.selectors import TrafficSelector
 
 _BITS = {4: 32, 6: 128}
+
+
+def _prefixes(first: int, last: int, bits: int) -> Iterator[tuple[int, int]]:
+    """Yield the fewest prefixes that cover first to last: how many bits each leaves open, and it.
+
+    Addresses have so many bits.
+    """
+    while first <= last:
+        aligned = (first & -first).bit_length() - 1 if first else bits
+        shift = min(aligned, (last - first + 1).bit_length() - 1)
+        yield shift, first >> shift
+        first += 1 << shift
 
 
 class Spd:
@@ -27,10 +38,8 @@ class Spd:
         self.remove(connection)
         owned = self._owned.setdefault(connection, [])
         for ts in remote:
-            for network in summarize_address_range(ts.start, ts.end):
-                version, bits = network.version, _BITS[network.version]
-                shift = bits - network.prefixlen
-                prefix = int(network.network_address) >> shift
+            version = ts.start.version
+            for shift, prefix in _prefixes(int(ts.start), int(ts.end), _BITS[version]):
                 self._table(version, shift)[prefix] = connection
                 owned.append((version, shift, prefix))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import DropReason
@@ -102,20 +103,26 @@ def accept(answer: Sequence[Proposal], config: ConnectionConfig, groups: Sequenc
     return chosen
 
 
-def configured(selectors: Sequence[str]) -> tuple[TrafficSelector, ...]:
-    """Return configured networks as traffic selectors."""
+@lru_cache(maxsize=64)
+def configured(selectors: tuple[str, ...]) -> tuple[TrafficSelector, ...]:
+    """Return configured networks as traffic selectors, the same objects for the same networks.
+
+    All connections of a portal have one side in common, which is worth holding once.
+    """
     return tuple(TrafficSelector.from_network(network) for network in selectors)
 
 
 def narrow(
-    wanted: Sequence[TrafficSelector], allowed: Sequence[TrafficSelector]
+    wanted: Sequence[TrafficSelector], allowed: tuple[TrafficSelector, ...]
 ) -> tuple[TrafficSelector, ...]:
     """Return what both allow (2.9), without repetition, and no more than one payload can say.
 
-    A responder may always narrow to less; what the peer wanted first comes first.
+    A responder may always narrow to less; what the peer wanted first comes first. Where that is
+    all that is allowed, it is the very object.
     """
     found = (a.intersect(w) for w in wanted for a in allowed)
-    return tuple(dict.fromkeys(ts for ts in found if ts is not None))[:MOST_SELECTORS]
+    both = tuple(dict.fromkeys(ts for ts in found if ts is not None))[:MOST_SELECTORS]
+    return allowed if both == allowed else both
 
 
 def build_child(
