@@ -41,7 +41,7 @@ unit: setup ## Run the tests that need no lab, those of real daemons in namespac
 	@mkdir -p $(reports)
 	$(pytest) tests --ignore tests/interop --junitxml $(reports)/unit.xml
 
-interop: setup ## Meet strongSwan in both directions, and print a matrix of what works
+interop: setup ## Meet strongSwan and the Linux kernel's ESP, and print a matrix of what works
 	@scripts/setup peers
 	mkdir -p $(reports)
 	$(pytest) tests/interop --junitxml $(reports)/interop.xml
