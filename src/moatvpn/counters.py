@@ -39,11 +39,14 @@ class DropReason(Enum):
     IKE_AUTHENTICATION_FAILED = "ike-authentication-failed"
     IKE_NO_PROPOSAL = "ike-no-proposal"
     IKE_HALF_OPEN_LIMIT = "ike-half-open-limit"
+    IKE_COOKIE_NEEDED = "ike-cookie-needed"  # answered with a cookie (RFC 7296, 2.6)
+    IKE_RATE_LIMIT = "ike-rate-limit"  # more first requests than an address, or all, may send
     IKE_CRITICAL_PAYLOAD = "ike-critical-payload"
     IKE_CROSSED_CALL = "ike-crossed-call"
     # drivers
     WILD_OVERSIZE = "wild-oversize"
     WILD_MALFORMED = "wild-malformed"
+    WILD_OVERFLOW = "wild-overflow"  # the kernel's queue of a socket of ours was full
     TUN_WRITE_FAILED = "tun-write-failed"
     LOG_OVERFLOW = "log-overflow"
 
@@ -54,9 +57,9 @@ class Counters:
     def __init__(self) -> None:
         self._drops: Counter[DropReason] = Counter()
 
-    def drop(self, reason: DropReason) -> None:
-        """Count one drop."""
-        self._drops[reason] += 1
+    def drop(self, reason: DropReason, number: int = 1) -> None:
+        """Count one drop, or so many."""
+        self._drops[reason] += number
 
     def value(self, reason: DropReason) -> int:
         """Return how often reason has struck."""

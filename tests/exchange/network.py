@@ -9,6 +9,7 @@ import heapq
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -17,6 +18,7 @@ from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
+from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.wire.endpoint import KEEPALIVE, Datagram, Endpoint
 
 MOAT, PORTAL = "m1.example.net", "portal.example.net"
@@ -31,13 +33,20 @@ def new_signer() -> Signer:
 class Peer:
     """An endpoint with its address, and the CHILD_SAs that its events have installed."""
 
-    def __init__(self, identity: str, host: str, seed: int, signer: Signer | None = None) -> None:
+    def __init__(
+        self,
+        identity: str,
+        host: str,
+        seed: int,
+        signer: Signer | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
         self.identity, self.host = identity, host
         self.signer = signer or new_signer()
         self.counters = Counters()
         self.random = random.Random(seed)
         self.ike = IkeEndpoint(
-            identity, self.signer, self.counters, self.random.randbytes, lambda _: self.host
+            identity, self.signer, self.counters, self.random.randbytes, lambda _: self.host, limits
         )
         self.events: list[IkeEvent] = []
         self.inbound: dict[int, ChildUp] = {}
@@ -59,6 +68,11 @@ class Peer:
 
     def kinds(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+def ask_for_cookies(peer: Peer) -> None:
+    """Make peer ask every stranger for a cookie, as it does under load."""
+    peer.ike._context.gate.limits = replace(DEFAULT_LIMITS, cookies_above=0)
 
 
 class Network:
@@ -173,9 +187,9 @@ def pair(network: Network, **moat_changes: Any) -> tuple[Peer, Peer]:
     return moat, portal
 
 
-def many(network: Network, number: int) -> tuple[list[Peer], Peer]:
+def many(network: Network, number: int, limits: Limits = DEFAULT_LIMITS) -> tuple[list[Peer], Peer]:
     """Join number moats and one portal, whose connections to them are c0, c1 and so on."""
-    portal = Peer(PORTAL, PORTAL_HOST, 2)
+    portal = Peer(PORTAL, PORTAL_HOST, 2, limits=limits)
     network.join(portal)
     moats = [Peer(f"m{n}.example.net", f"192.0.2.{n + 10}", n) for n in range(number)]
     for n, moat in enumerate(moats):

@@ -18,6 +18,7 @@ from network import (
     SETTLED,
     Network,
     Peer,
+    ask_for_cookies,
     connected,
     exchange_of,
     moat_config,
@@ -110,10 +111,10 @@ def test_a_portal_that_wants_another_group_says_so(wanted):
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.3])
-def test_with_cookies_too_and_through_loss(monkeypatch, loss):
-    monkeypatch.setattr("moatvpn.ike.init.COOKIES_ABOVE", 0)
+def test_with_cookies_too_and_through_loss(loss):
     network = Network(5, loss=loss)
     moat, portal = joined(network, {}, {"groups": (Group.ECP_384,)})
+    ask_for_cookies(portal)
     network.run(30.0)
     assert connected(moat, portal)
 

@@ -18,6 +18,7 @@ from network import (
     SETTLED,
     Network,
     Peer,
+    ask_for_cookies,
     connected,
     established,
     exchange_of,
@@ -28,7 +29,6 @@ from network import (
 )
 
 from moatvpn.counters import DropReason
-from moatvpn.ike import init
 from moatvpn.ike.callback import CALL_AGAIN, MOST_CALLING, MOST_CALLS
 from moatvpn.ike.events import IkeDown, IkeUp
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -336,13 +336,13 @@ def test_a_portal_that_has_moved_may_call_from_where_it_was_last():
     assert connected(moat, again)
 
 
-def test_under_load_a_moat_asks_its_portal_for_a_cookie(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(init, "COOKIES_ABOVE", 0)
+def test_under_load_a_moat_asks_its_portal_for_a_cookie():
     network = Network()
     moat, portal = established(network)
+    ask_for_cookies(moat)
     before = len(network.log)
     again = restarted(network, moat, portal)
     network.run(network.now + 0.3)
     assert connected(moat, again)
     assert len(calls(network, PORTAL_HOST, before)) == 2
-    assert moat.counters.value(DropReason.IKE_HALF_OPEN_LIMIT) == 1
+    assert moat.counters.value(DropReason.IKE_COOKIE_NEEDED) == 1

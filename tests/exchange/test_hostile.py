@@ -24,7 +24,7 @@ from network import (
 )
 
 from moatvpn.crypto.aead import new_aead
-from moatvpn.ike.init import HALF_OPEN_LIMIT
+from moatvpn.ike.gate import DEFAULT_LIMITS
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import HEADER_LENGTH, Exchange, PayloadType
 
@@ -171,7 +171,7 @@ def test_strangers_by_the_thousand_leave_nothing_behind():
         stranger.ike.add_connection(moat_config(portal), 0.0)
 
     def bounded() -> None:
-        assert tables(portal)["half_open"] <= HALF_OPEN_LIMIT
+        assert tables(portal)["half_open"] <= DEFAULT_LIMITS.half_open
 
     network.each_step = bounded
     network.run(30.0)

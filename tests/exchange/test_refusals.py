@@ -26,8 +26,8 @@ from network import (
 from moatvpn.counters import DropReason
 from moatvpn.errors import OperatorError
 from moatvpn.ike.events import IkeDown, IkeUp
+from moatvpn.ike.gate import DEFAULT_LIMITS
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.init import COOKIES_ABOVE, HALF_OPEN_LIMIT
 from moatvpn.ike.task import body_of, notifies_of
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -50,6 +50,7 @@ from moatvpn.wire.ike_proposal import (
     encode_proposals,
 )
 
+COOKIES_ABOVE = DEFAULT_LIMITS.cookies_above
 STRANGER = Endpoint("203.0.113.66", 500)
 AT_PORTAL = Endpoint(PORTAL_HOST, 500)
 CREATE, INFORMATIONAL = Exchange.CREATE_CHILD_SA, Exchange.INFORMATIONAL
@@ -319,7 +320,10 @@ def flood(portal: Peer, number: int, now: float) -> list[list[bytes]]:
 
 def test_under_load_a_stranger_gets_a_cookie_and_no_memory():
     portal = new_portal()
-    answers = flood(portal, 3000, 1.0)
+    answers = [answer for answer in flood(portal, 3000, 1.0) if answer]
+    # They are of one network, which is not answered at any rate.
+    assert len(answers) == DEFAULT_LIMITS.network.burst
+    assert portal.counters.value(DropReason.IKE_RATE_LIMIT) == 3000 - len(answers)
     kinds = [exchange_of(Datagram(a[0], AT_PORTAL, STRANGER)) for a in answers]
     assert set(kinds) == {(Exchange.IKE_SA_INIT, True)}
     assert clear_notify(answers[-1][0]).type == NotifyType.COOKIE
@@ -372,11 +376,20 @@ def test_a_cookie_is_good_for_its_sender_and_its_time_only():
 def test_one_address_with_cookies_does_not_fill_the_table():
     portal = new_portal()
     flood(portal, COOKIES_ABOVE, 0.0)
-    for n in range(1, 100):
-        request = (n << 32).to_bytes(8, "big") + first_request()[8:]
-        asked(portal, with_cookie(portal, request, STRANGER, 1.0), STRANGER, 1.0)
-    assert tables(portal)["half_open"] < COOKIES_ABOVE + 30
-    assert tables(portal)["half_open"] < HALF_OPEN_LIMIT
+    most, request = DEFAULT_LIMITS.half_open_of_host, first_request()
+    for n in range(1, 2 * most):
+        asked(
+            portal,
+            with_cookie(portal, (n << 32).to_bytes(8, "big") + request[8:], STRANGER, 1.0),
+            STRANGER,
+            1.0,
+        )
+    assert tables(portal)["half_open"] == COOKIES_ABOVE + most
+    assert portal.counters.value(DropReason.IKE_HALF_OPEN_LIMIT) == most - 1
+    # Another address has its place still.
+    elsewhere = Endpoint("203.0.113.67", 500)
+    assert asked(portal, with_cookie(portal, request, elsewhere, 1.0), elsewhere, 1.0)
+    assert tables(portal)["half_open"] == COOKIES_ABOVE + most + 1
 
 
 # After authentication, everything is answered

@@ -12,6 +12,7 @@ from moatvpn.ike.answering import Answering
 from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
 from moatvpn.ike.events import IkeEvent, Notice
+from moatvpn.ike.gate import Gate, HalfOpen, Limits
 from moatvpn.ike.scheduler import Scheduler
 from moatvpn.wire.endpoint import Datagram
 from moatvpn.wire.ike_header import NO_SPI
@@ -32,6 +33,7 @@ class Context:
         counters: Counters,
         random: Callable[[int], bytes],
         local_address: Callable[[str], str | None],
+        limits: Limits,
     ) -> None:
         self.identity = identity
         self.signer = signer
@@ -44,10 +46,11 @@ class Context:
         self.connections: dict[str, Connection] = {}
         self.by_identity: dict[str, Connection] = {}
         self.ike_sas: dict[bytes, IkeSa] = {}  # by our own SPI
-        self.half_open: dict[tuple[bytes, str, int], IkeSa] = {}  # by the initiator's SPI, address
+        self.half_open = HalfOpen()
         self.init_secrets: dict[bytes, InitSecrets] = {}  # of half-open SAs, by our own SPI
         self.child_spis: set[int] = set()
         self.cookies = Cookies(random)
+        self.gate = Gate(limits, random)
         self.answers = AnswerLimit()
         self.answering = Answering()
         self.callers = Callers()
@@ -56,6 +59,10 @@ class Context:
     def connection_of(self, sa: IkeSa) -> Connection | None:
         """Return the connection that an IKE SA belongs to, or None."""
         return self.connections.get(sa.connection or "")
+
+    def may_be_called_from(self, host: str) -> bool:
+        """Return whether any connection waits for a call that may come from host."""
+        return self.answering.connections > 0 or self.callers.known(host)
 
     def fraction(self) -> float:
         """Return a random number from 0 to 1, for jitter."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from ipaddress import ip_address
 
 from moatvpn.crypto.prf import Prf
 
@@ -41,7 +40,7 @@ class Cookies:
 
     @staticmethod
     def _mac(secret: bytes, nonce: bytes, host: str, spi_i: bytes) -> bytes:
-        data = nonce + ip_address(host).packed + spi_i
+        data = nonce + spi_i + host.encode()
         return Prf.HMAC_SHA2_256.compute(secret, data)[:_MAC_LENGTH]
 
     def make(self, nonce: bytes, host: str, spi_i: bytes, now: float) -> bytes:

@@ -9,16 +9,18 @@ from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters, DropReason
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError, PeerError
-from moatvpn.ike import auth, informational, init, rekey_response
+from moatvpn.ike import auth, informational, init, rekey_response, strangers
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context
 from moatvpn.ike.events import IkeEvent
+from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.ike.ike_sa import IkeSa, payloads_inside
 from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.state import State
 from moatvpn.ike.task import notifies_of
 from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
+from moatvpn.wire.ike_first import receiver_spi
 from moatvpn.wire.ike_header import (
     Exchange,
     IkeHeader,
@@ -50,7 +52,8 @@ class IkeEndpoint:
 
     identity is our FQDN; signer holds our key; counters takes the drops; random(n) gives n octets
     fit for keys; local_address(host) gives the address that we would send from to host, None where
-    there is no way now. now is seconds of a clock that never goes back.
+    there is no way now; limits bounds what strangers cost. now is seconds of a clock that never
+    goes back.
     """
 
     def __init__(
@@ -60,8 +63,9 @@ class IkeEndpoint:
         counters: Counters,
         random: Callable[[int], bytes],
         local_address: Callable[[str], str | None],
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        self._context = Context(identity, signer, counters, random, local_address)
+        self._context = Context(identity, signer, counters, random, local_address, limits)
 
     # Connections
 
@@ -174,6 +178,9 @@ class IkeEndpoint:
 
     def receive_datagram(self, datagram: Datagram, now: float) -> None:
         """Take one message from outside. Whatever it holds, the worst it can do is be counted."""
+        known = receiver_spi(datagram.data) in self._context.ike_sas
+        if not known and not strangers.admits(self._context, datagram, now):
+            return
         try:
             self._receive(datagram, now)
         except PeerError as error:

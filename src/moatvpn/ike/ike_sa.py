@@ -255,6 +255,4 @@ class IkeSa:
 
     def forget_half_open(self) -> None:
         """Take the SA out of the list of those that have not authenticated yet."""
-        key = (self.spi_i, self.remote.host, self.remote.port)
-        if self.context.half_open.get(key) is self:
-            del self.context.half_open[key]
+        self.context.half_open.remove(self)

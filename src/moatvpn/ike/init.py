@@ -5,8 +5,8 @@ HDR, SAi1, KEi, Ni, N(NAT…) ------------>
                              <------------  HDR, SAr1, KEr, Nr, N(NAT…)
 
 Nothing in it is authenticated. So an error in clear ends no attempt of ours (2.21.1), and as long
-as IKE_AUTH has not come, a request costs us an entry in a table of limited size; where many such
-wait, an initiator first has to show by a cookie that it is where it says (2.6).
+as IKE_AUTH has not come, a request costs us an entry in a table of limited size. What comes before
+that, and what a stranger costs under load, is strangers.py's.
 """
 
 from __future__ import annotations
@@ -50,9 +50,6 @@ from moatvpn.wire.ike_payloads import (
 )
 from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
 
-HALF_OPEN_LIMIT = 500
-COOKIES_ABOVE = 50  # half-open SAs, from which on initiators need a cookie
-HALF_OPEN_PER_HOST = 20  # of those beyond; many moats may share the address of one NAT
 MOST_RESTARTS = 5  # of one attempt, on the word of an answer in clear
 HALF_OPEN_SECONDS = 10.0
 NONCE_LENGTH = 32
@@ -183,12 +180,12 @@ def speaks_ed25519(notifies: Sequence[Notify]) -> bool:
 
 def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float) -> None:
     """Answer an IKE_SA_INIT request. The same request again gets the same answer again."""
-    if not context.answering.connections and not context.callers.known(datagram.remote.host):
+    if not context.may_be_called_from(datagram.remote.host):
         raise PeerError(DropReason.IKE_UNKNOWN_PEER, "nobody is expected to call here")
     if header.message_id or not header.from_initiator or header.spi_r != NO_SPI:
         raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT out of order")
     remote = datagram.remote
-    known = context.half_open.get((header.spi_i, remote.host, remote.port))
+    known = context.half_open.get(header.spi_i, remote.host, remote.port)
     secrets = context.init_secrets.get(known.spi_r) if known is not None else None
     if known is not None and secrets is not None and secrets.request == datagram.data:
         known.send(secrets.response)
@@ -205,28 +202,23 @@ def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float)
         raise
 
 
-def _check_load(sa: IkeSa, nonce: bytes, notifies: Sequence[Notify], now: float) -> None:
-    """Raise PeerError where too many are half open; RefusalError where a cookie is needed first."""
-    half_open, host = sa.context.half_open, sa.remote.host
-    if len(half_open) < COOKIES_ABOVE:
-        return
-    cookies = sa.context.cookies
-    given = next((n.data for n in notifies if n.type == NotifyType.COOKIE), b"")
-    if not cookies.good(given, nonce, host, sa.spi_i, now):
-        cookie = cookies.make(nonce, host, sa.spi_i, now)
-        raise RefusalError(DropReason.IKE_HALF_OPEN_LIMIT, Notify(NotifyType.COOKIE, cookie))
-    of_host = sum(key[1] == host for key in half_open)
-    if len(half_open) >= HALF_OPEN_LIMIT or of_host >= HALF_OPEN_PER_HOST:
-        raise PeerError(DropReason.IKE_HALF_OPEN_LIMIT)
+def _check_load(sa: IkeSa) -> None:
+    """Raise PeerError where too many are half open, of this address or in all."""
+    half_open, limits = sa.context.half_open, sa.context.gate.limits
+    if (
+        len(half_open) >= limits.half_open
+        or half_open.of_host(sa.remote.host) >= limits.half_open_of_host
+    ):
+        raise PeerError(DropReason.IKE_HALF_OPEN_LIMIT, "too many half-open IKE SAs")
 
 
 def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     context = sa.context
+    _check_load(sa)
     payloads = parse_chain(header.next_payload, data[HEADER_LENGTH:])
     refuse_critical(payloads)
     body, ke, nonce_i = _required(payloads)
     notifies = notifies_of(payloads)
-    _check_load(sa, nonce_i, notifies, now)
     sent = Group.by_number(parse_ke(ke)[0])
     # Who it is we learn from IKE_AUTH only, which then checks what its connection allows.
     choice = choose(parse_proposals(body), context.answering.policy, preferred=sent)
@@ -255,7 +247,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     sa.expected_request = 1
     sa.began_at = now
     context.ike_sas[sa.spi_r] = sa
-    context.half_open[sa.spi_i, sa.remote.host, sa.remote.port] = sa
+    context.half_open.add(sa)
     context.init_secrets[sa.spi_r] = secrets
     sa.close_at(now + HALF_OPEN_SECONDS)
     sa.send(sa.cached_response)
@@ -269,10 +261,7 @@ def answer_version(context: Context, datagram: Datagram, now: float) -> None:
     asked = read_header(datagram.data)
     if asked is None or asked.response or not is_later_version(datagram.data):
         return
-    host = datagram.remote.host
-    if not context.answering.connections and not context.callers.known(host):
-        return
-    if not context.answers.allows(now):
+    if not context.may_be_called_from(datagram.remote.host) or not context.answers.allows(now):
         return
     spi_i, spi_r, exchange = asked.spi_i, asked.spi_r, asked.exchange
     first, chain = encode_chain(

@@ -14,7 +14,7 @@ HEADER_LENGTH = 28
 _HEADER = struct.Struct("!8s8sBBBBII")
 _GENERIC = struct.Struct("!BBH")
 GENERIC_LENGTH = _GENERIC.size
-_VERSION_OFFSET = 17
+VERSION_OFFSET = 17
 _VERSION = 0x20  # major 2, minor 0
 _FLAG_INITIATOR = 0x08
 _FLAG_RESPONSE = 0x20
@@ -109,7 +109,7 @@ def read_header(data: bytes) -> IkeHeader | None:
 
 def is_later_version(data: bytes) -> bool:
     """Return whether data, of at least a header's length, is of a later major version than 2."""
-    return data[_VERSION_OFFSET] >> 4 > _VERSION >> 4
+    return data[VERSION_OFFSET] >> 4 > _VERSION >> 4
 
 
 def parse_header(data: bytes) -> IkeHeader:
@@ -117,7 +117,7 @@ def parse_header(data: bytes) -> IkeHeader:
     header = read_header(data)
     if header is None or len(data) > MAX_MESSAGE_LENGTH:
         raise PeerError(DropReason.IKE_MALFORMED, f"message of {len(data)} octets")
-    version = data[_VERSION_OFFSET]
+    version = data[VERSION_OFFSET]
     if version >> 4 != _VERSION >> 4:
         raise PeerError(DropReason.IKE_VERSION, f"version octet {version:#x}")
     if header.length != len(data):
