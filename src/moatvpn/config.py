@@ -9,6 +9,7 @@ import json
 import os
 import re
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -29,6 +30,7 @@ ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
 
 # A week: keys that serve for longer protect too much, and a timer can count it.
 MOST_SECONDS = 604800.0
+MOST_LINES = 16  # CHILD_SAs of one connection side by side
 _LONGEST_TEXT = 255
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
@@ -56,6 +58,8 @@ class ConnectionConfig:
     esp_suites, ike_suites: what is offered or accepted, best first, for envelopes and for IKE.
     groups: the key exchange methods that are, likewise.
     pfs: whether each rekey of a CHILD_SA has a key exchange of its own.
+    child_sas: "one" CHILD_SA for all networks, or one "per-pair" of networks, for peers that take
+        no more (RFC 7296, 2.9); MOST_LINES at most. The side that calls goes by it.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives.
@@ -73,6 +77,7 @@ class ConnectionConfig:
     ike_suites: tuple[CipherSuite, ...] = DEFAULT_SUITES
     groups: tuple[Group, ...] = DEFAULT_GROUPS
     pfs: bool = True
+    child_sas: str = "one"
     child_lifetime: float = 3600.0
     ike_lifetime: float = 14400.0
     dpd_interval: float = 10.0
@@ -283,12 +288,16 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
     initiate = get.flag("initiate", False)
     if initiate and address is None:
         raise get.error("remote_address", "is missing", "A side that initiates must know it")
+    networks = {key: get.networks(key) for key in ("local_selectors", "remote_selectors")}
+    child_sas = get.choice("child_sas", ("one", "per-pair"), "one")
+    if child_sas == "per-pair" and (pairs := _pairs(**networks)) > MOST_LINES:
+        why = f"would make {pairs} CHILD_SAs of these networks, and {MOST_LINES} is the most"
+        raise get.error("child_sas", why, "Join neighbouring networks to larger ones")
     return ConnectionConfig(
         name=get.text("name", _NAME, "1 to 63 of a-z, 0-9, '.', '_' and '-'"),
         remote_identity=get.text("remote_identity", _FQDN, "a domain name in lower case"),
         remote_public_keys=keys,
-        local_selectors=get.networks("local_selectors"),
-        remote_selectors=get.networks("remote_selectors"),
+        **networks,
         remote_address=address,
         initiate=initiate,
         encapsulation=get.choice("encapsulation", ("auto", "udp"), "auto"),
@@ -296,10 +305,19 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         ike_suites=get.members("ike_suites", CipherSuite, DEFAULT_SUITES),
         groups=get.members("groups", Group, DEFAULT_GROUPS),
         pfs=get.flag("pfs", True),
+        child_sas=child_sas,
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
         dpd_interval=get.seconds("dpd_interval", 10.0, 1.0),
     )
+
+
+def _pairs(local_selectors: Sequence[str], remote_selectors: Sequence[str]) -> int:
+    """Return how many pairs of a local and a remote network of the same family there are."""
+    sides = (local_selectors, remote_selectors)
+    (ours6, theirs6) = (sum(":" in network for network in side) for side in sides)
+    ours4, theirs4 = len(local_selectors) - ours6, len(remote_selectors) - theirs6
+    return ours4 * theirs4 + ours6 * theirs6
 
 
 def connection_to_dict(connection: ConnectionConfig) -> dict[str, Any]:

@@ -30,6 +30,11 @@ def new_signer() -> Signer:
     return load_private_key(generate_private_key())
 
 
+def line_of(up: ChildUp) -> str:
+    """Return what names a line: its connection, and its number from the second on."""
+    return up.child.connection + (f"#{up.child.line}" if up.child.line else "")
+
+
 class Peer:
     """An endpoint with its address, and the CHILD_SAs that its events have installed."""
 
@@ -58,13 +63,14 @@ class Peer:
             if isinstance(event, ChildUp):
                 self.inbound[event.child.spi_in] = event
                 if event.activate_outbound:
-                    self.outbound[event.child.connection] = event
+                    self.outbound[line_of(event)] = event
             elif isinstance(event, ChildActivate):
-                self.outbound[event.connection] = self.inbound[event.spi_in]
+                up = self.inbound[event.spi_in]
+                self.outbound[line_of(up)] = up
             elif isinstance(event, ChildDown):
                 gone = self.inbound.pop(event.spi_in)
-                if self.outbound.get(event.connection) is gone:
-                    del self.outbound[event.connection]
+                if self.outbound.get(line_of(gone)) is gone:
+                    del self.outbound[line_of(gone)]
 
     def kinds(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

@@ -103,6 +103,11 @@ def test_every_setting_is_taken() -> None:
         ("remote_selectors", ["10.0.0.0/0.0.0.255"]),
         ("remote_selectors", ["fe80::%eth0/64"]),
         ("remote_selectors", [f"10.0.{number}.0/24" for number in range(256)]),
+        ("ike_suites", ["des"]),
+        ("groups", []),
+        ("groups", ["x25519", "x25519"]),
+        ("pfs", "yes"),
+        ("child_sas", "many"),
         ("remote_address", "portal.example.net"),
         ("remote_address", 5),
         ("remote_address", True),
@@ -140,6 +145,16 @@ def test_a_refusal_names_the_field_and_the_place(field: object, value: object) -
     assert caught.value.what == f"here.json: {field}"
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
+
+
+def test_pairs_of_networks_are_counted_by_family() -> None:
+    four, six = [f"10.{n}.0.0/16" for n in range(4)], ["fd00::/16", "fd01::/16", "fd02::/16"]
+    record = {**LEAST, "child_sas": "per-pair", "local_selectors": [*four, *six]}
+    record["remote_selectors"] = ["10.128.0.0/16", "10.129.0.0/16", "fd80::/16", "fd81::/16"]
+    assert connection_from_dict(record).child_sas == "per-pair"  # 4 * 2 and 3 * 2
+    record["remote_selectors"].append("10.130.0.0/16")
+    with pytest.raises(ConfigError, match=r"would make 18 CHILD_SAs .* 16 is the most"):
+        connection_from_dict(record)
 
 
 def test_a_network_has_one_way_to_be_written() -> None:

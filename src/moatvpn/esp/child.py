@@ -15,7 +15,8 @@ class ChildSa:
     connection is the connection's name; spi_in is ours, which the peer sends to; spi_out is the
     peer's. key_in and key_out are keying material of suite.material_length octets, and never leave
     memory (they are kept out of repr). local_ts and remote_ts are the negotiated selectors. udp
-    says that envelopes travel in UDP port 4500.
+    says that envelopes travel in UDP port 4500. line is its place among the CHILD_SAs that the
+    connection has side by side: the one installed later replaces the earlier of the same line.
     """
 
     connection: str
@@ -28,3 +29,4 @@ class ChildSa:
     local_ts: tuple[TrafficSelector, ...]
     remote_ts: tuple[TrafficSelector, ...]
     udp: bool
+    line: int = 0

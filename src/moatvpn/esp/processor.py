@@ -70,8 +70,8 @@ class EspProcessor:
     def install(self, child: ChildSa, peer: Endpoint, *, activate_outbound: bool) -> None:
         """Receive on a CHILD_SA from now on, and send on it at once if activate_outbound.
 
-        If not, the connection goes on sending on the CHILD_SA that it has, until activate or the
-        first authentic packet on the new one (RFC 7296, 2.8). Raises MoatError where the inbound
+        If not, its line goes on sending on the CHILD_SA that it has, until activate or the first
+        authentic packet on the new one (RFC 7296, 2.8). Raises MoatError where the inbound
         SPI is in use: installed twice, a CHILD_SA would spend its nonces twice.
         """
         if child.spi_in in self._inbound:
@@ -91,8 +91,8 @@ class EspProcessor:
     def activate(self, spi_in: int) -> None:
         """Send the connection's packets on this CHILD_SA from now on, if it waits for that.
 
-        It is left alone where a CHILD_SA installed after it is in use: news of an older rekey may
-        come late, and sending goes only forwards.
+        It is left alone where one of its line installed after it is in use: news of an older rekey
+        may come late, and sending goes only forwards.
         """
         pair = self._inbound.get(spi_in)
         if pair is not None and pair.waiting:
@@ -100,17 +100,25 @@ class EspProcessor:
 
     def _activate(self, pair: Pair) -> None:
         connection = pair.connection
-        active = connection.active
-        if active is not None and active.serial > pair.serial:
+        used = connection.used(pair.child.line)
+        if used is not None and used.serial > pair.serial:
             return
         pair.waiting = False
-        connection.active = pair
+        connection.use(pair)
         self._route(connection, pair.child)
 
     def _route(self, connection: Connection, child: ChildSa) -> None:
-        if connection.routed != child.remote_ts:
-            connection.routed = child.remote_ts
-            self._spd.set(connection.name, child.remote_ts)
+        """Give the connection the packets for all that it sends on; child is the one that is new.
+
+        What it had before stays its own until then, so that packets without an SA are dropped.
+        """
+        remote = child.remote_ts
+        if len(connection.ways) > 1:
+            every = (ts for way in connection.ways for ts in way.child.remote_ts)
+            remote = tuple(dict.fromkeys(every))
+        if connection.routed != remote:
+            connection.routed = remote
+            self._spd.set(connection.name, remote)
 
     def remove(self, spi_in: int) -> None:
         """Forget a CHILD_SA, if there is one.
@@ -142,7 +150,9 @@ class EspProcessor:
     def rekeys_wanted(self) -> list[str]:
         """Return the connections whose outbound SA nears its end, each once for each SA."""
         worn, self._worn = self._worn, []
-        return [pair.connection.name for pair in worn if pair.connection.active is pair]
+        return [
+            pair.connection.name for pair in worn if pair.connection.used(pair.child.line) is pair
+        ]
 
     def statistics(self, connection: str) -> EspStatistics:
         """Return what a connection has carried, all zero where there is none of that name."""
@@ -170,11 +180,11 @@ class EspProcessor:
         if name is None:
             return DropReason.OUT_NO_POLICY
         connection = self._connections[name]
-        pair = connection.active
-        if pair is None:
-            return DropReason.OUT_NO_SA
-        if not pair.leaving.matches(packet, version, source, destination):
-            return DropReason.OUT_NO_POLICY
+        for pair in connection.ways:
+            if pair.leaving.matches(packet, version, source, destination):
+                break
+        else:
+            return DropReason.OUT_NO_POLICY if connection.ways else DropReason.OUT_NO_SA
         outbound = pair.outbound
         next_header = NEXT_HEADER_IPV4 if version == 4 else NEXT_HEADER_IPV6
         data = outbound.encrypt(packet, next_header)
@@ -244,11 +254,11 @@ def _read_inner(payload: bytes, next_header: int) -> tuple[int, int, int, int]:
 def _is_elsewhere(pair: Pair, source: Endpoint) -> bool:
     """Return whether source, not quite the peer's address, tells that the peer has moved.
 
-    Only the SA in use tells: a late packet on an older one is its newest, too, but not the
-    newest of the connection. As IP protocol 50, ports mean nothing.
+    Only one SA in use tells: a late packet on another one is its newest, too, but not the newest
+    of the connection. As IP protocol 50, ports mean nothing.
     """
     connection = pair.connection
-    if pair is not connection.active:
+    if pair is not connection.leader():
         return False
     peer = connection.peer
     return source.host != peer.host or (pair.child.udp and source.port not in (0, peer.port))

@@ -34,15 +34,16 @@ class Pair:
 
 
 class Connection:
-    """A connection's pairs by inbound SPI, the one in use for sending, and the peer's address.
+    """A connection's pairs by inbound SPI, those in use for sending, and the peer's address.
 
-    routed are the selectors of the raw packets that the connection gets. The counts are of raw
+    ways has the pair in use of each line, the one installed last first, for a packet to find its
+    own. routed are the selectors of the raw packets that the connection gets. The counts are of raw
     packets that removed pairs have carried.
     """
 
     __slots__ = (
-        "active", "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer",
-        "routed",
+        "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer", "routed",
+        "ways",
     )  # fmt: skip
 
     def __init__(self, name: str, peer: Endpoint) -> None:
@@ -50,13 +51,25 @@ class Connection:
         self.peer = peer
         self.routed: tuple[TrafficSelector, ...] = ()
         self.pairs: dict[int, Pair] = {}
-        self.active: Pair | None = None
+        self.ways: tuple[Pair, ...] = ()
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
+
+    def used(self, line: int) -> Pair | None:
+        """Return the pair in use of a line, or None."""
+        return next((pair for pair in self.ways if pair.child.line == line), None)
+
+    def leader(self) -> Pair | None:
+        """Return the pair in use of the lowest line, which stands for the connection, or None."""
+        return min(self.ways, key=lambda pair: pair.child.line, default=None)
+
+    def use(self, pair: Pair) -> None:
+        """Send on pair from now on, in place of the one of its line."""
+        others = [way for way in self.ways if way.child.line != pair.child.line]
+        self.ways = tuple(sorted([pair, *others], key=lambda way: -way.serial))
 
     def forget(self, pair: Pair) -> None:
         """Take pair out, keeping what it has carried."""
-        if self.active is pair:
-            self.active = None
+        self.ways = tuple(way for way in self.ways if way is not pair)
         del self.pairs[pair.child.spi_in]
         self.packets_in += pair.inbound.packets
         self.octets_in += pair.inbound.octets

@@ -11,9 +11,9 @@ from moatvpn.esp.sad import Connection
 class EspStatistics:
     """What a connection's SAs have carried since it came up; octets are those of raw packets.
 
-    The rest is of the CHILD_SA that packets leave on, None or 0 where there is none: its SPIs, the
-    suite's name, whether sequence numbers are extended, whether it travels in UDP, and the number
-    of its last packet.
+    child_sas counts those that packets leave on. The rest is of the first of them, None or 0 where
+    there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
+    travels in UDP, and the number of its last packet.
     """
 
     packets_in: int = 0
@@ -26,12 +26,13 @@ class EspStatistics:
     esn: bool = False
     udp: bool = False
     sequence: int = 0
+    child_sas: int = 0
 
 
 def statistics_of(connection: Connection) -> EspStatistics:
     """Return the statistics of connection."""
     pairs = connection.pairs.values()
-    active = connection.active
+    active = connection.leader()
     child = active.child if active is not None else None
     return EspStatistics(
         packets_in=connection.packets_in + sum(pair.inbound.packets for pair in pairs),
@@ -44,4 +45,5 @@ def statistics_of(connection: Connection) -> EspStatistics:
         esn=child.esn if child is not None else False,
         udp=child.udp if child is not None else False,
         sequence=active.outbound.sequence if active is not None else 0,
+        child_sas=len(connection.ways),
     )

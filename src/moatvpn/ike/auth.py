@@ -98,6 +98,7 @@ class AuthTask(PlainTask):
         self._sa = sa
         self._secrets = secrets
         self._spi = 0
+        self._wanted: negotiation.Selectors = ((), ())
 
     def abandon(self) -> None:
         """Give the CHILD_SA's SPI back."""
@@ -108,10 +109,7 @@ class AuthTask(PlainTask):
         self._spi = self._sa.context.new_child_spi()
         config = self._connection.config
         identity, cert, auth = _proof(self._sa, self._secrets, PayloadType.ID_I)
-        ours, theirs = (
-            negotiation.configured(config.local_selectors),
-            negotiation.configured(config.remote_selectors),
-        )
+        self._wanted = ours, theirs = self._connection.children.wanted()[0]
         return [
             identity,
             cert,
@@ -146,14 +144,12 @@ class AuthTask(PlainTask):
         proposals, ts_i, ts_r = bodies
         if proposals is None or ts_i is None or ts_r is None:
             refused = [n.type for n in notifies_of(payloads) if n.is_error]
+            if NotifyType.SINGLE_PAIR_REQUIRED in refused:
+                self._connection.children.single_pairs = True  # from the next try on (2.9)
             raise PeerError(DropReason.IKE_NO_PROPOSAL, f"no CHILD_SA, but notifies {refused}")
         choice = negotiation.accept(parse_proposals(proposals), config, ())
-        ours = negotiation.narrow(
-            parse_selectors(ts_i), negotiation.configured(config.local_selectors)
-        )
-        theirs = negotiation.narrow(
-            parse_selectors(ts_r), negotiation.configured(config.remote_selectors)
-        )
+        ours = negotiation.narrow(parse_selectors(ts_i), self._wanted[0])
+        theirs = negotiation.narrow(parse_selectors(ts_r), self._wanted[1])
         if not ours or not theirs:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
         nonces = (b"", self._secrets.nonce_i, self._secrets.nonce_r)

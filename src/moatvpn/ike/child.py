@@ -112,6 +112,12 @@ def configured(selectors: tuple[str, ...]) -> tuple[TrafficSelector, ...]:
     return tuple(TrafficSelector.from_network(network) for network in selectors)
 
 
+def pairs(config: ConnectionConfig) -> list[Selectors]:
+    """Return each of our networks with each of the peer's of the same family, one pair each."""
+    ours, theirs = configured(config.local_selectors), configured(config.remote_selectors)
+    return [((a,), (b,)) for a in ours for b in theirs if a.start.version == b.start.version]
+
+
 def narrow(
     wanted: Sequence[TrafficSelector], allowed: tuple[TrafficSelector, ...]
 ) -> tuple[TrafficSelector, ...]:
@@ -133,11 +139,13 @@ def build_child(
     selectors: Selectors,
     secrets: tuple[bytes, bytes, bytes],
     we_initiated: bool,
+    line: int = 0,
 ) -> ChildSa:
     """Return the CHILD_SA of an exchange.
 
     selectors are ours and the peer's; secrets are the shared secret (empty without PFS) and the
-    initiator's and responder's nonces; we_initiated is about this exchange, not the IKE SA.
+    initiator's and responder's nonces; we_initiated is about this exchange, not the IKE SA; line is
+    the one that it begins or goes on in.
     """
     if sa.keys is None or sa.connection is None:
         raise MoatError("a CHILD_SA needs an authenticated IKE SA")
@@ -156,4 +164,5 @@ def build_child(
         local_ts=selectors[0],
         remote_ts=selectors[1],
         udp=sa.nat,
+        line=line,
     )

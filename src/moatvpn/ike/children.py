@@ -1,7 +1,8 @@
-"""The CHILD_SAs of one connection: which one is used, and which are on their way out.
+"""The CHILD_SAs of one connection: which are used, and which are on their way out.
 
 They belong to the connection, not to one IKE SA: a rekey of the IKE SA hands them on as they are
-(RFC 7296, 2.18). A connection uses one at a time; the others are replaced, or redundant (2.8.1).
+(RFC 7296, 2.18). A connection has one line of them, or several side by side; of each line one is
+used at a time, and the others are replaced, or redundant (2.8.1).
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moatvpn.config import MOST_LINES
 from moatvpn.esp.child import ChildSa
+from moatvpn.ike.child import Selectors, configured, pairs
 from moatvpn.ike.context import Context
+from moatvpn.ike.create_child import CreateChildTask
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp
 from moatvpn.ike.informational import DeleteTask
 from moatvpn.ike.rekey import RekeyChildTask
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 LINGER_SECONDS = 5.0  # a replaced CHILD_SA still decrypts what is under way
 DELETE_AFTER = 2.0  # seconds from a rekey to the Delete of what it replaced
-MOST_CHILDREN = 8  # of one connection: more than any crossing of rekeys leaves
+MOST_CHILDREN = 8  # of one line: more than any crossing of rekeys leaves
 REFUSED_SECONDS = 60.0  # until a rekey that the peer will not do is tried again
 MOST_FAILURES = 60  # TEMPORARY_FAILUREs in a row, some two minutes of them (2.25)
 
@@ -57,10 +61,24 @@ class Children:
         self._context = context
         self._connection = connection
         self.records: dict[int, ChildRecord] = {}
+        self.single_pairs = connection.config.child_sas == "per-pair"
 
-    def current(self) -> ChildRecord | None:
-        """Return the one that nothing replaces, or None."""
-        return next((r for r in self.records.values() if r.successor is None), None)
+    def current(self, line: int) -> ChildRecord | None:
+        """Return the one of a line that nothing replaces, or None."""
+        of_line = (r for r in self.records.values() if r.child.line == line)
+        return next((r for r in of_line if r.successor is None), None)
+
+    def next_rekey(self) -> float | None:
+        """Return when the next rekey of one that is used is due, or None."""
+        ends = (r.ends.when for r in self.records.values() if r.successor is None)
+        return min(ends, default=None)
+
+    def wanted(self) -> list[Selectors]:
+        """Return the networks of each line that we want where we call, the first one's first."""
+        config = self._connection.config
+        if self.single_pairs:
+            return pairs(config)[:MOST_LINES]
+        return [(configured(config.local_selectors), configured(config.remote_selectors))]
 
     def by_peer_spi(self, spi_out: int) -> ChildRecord | None:
         """Return the CHILD_SA, not deleted yet, whose outbound SPI is spi_out."""
@@ -68,10 +86,18 @@ class Children:
             (r for r in self.records.values() if r.child.spi_out == spi_out and not r.leaving), None
         )
 
-    @property
-    def full(self) -> bool:
-        """Return whether the peer has to delete some before it makes another."""
-        return len(self.records) >= MOST_CHILDREN
+    def full(self, line: int) -> bool:
+        """Return whether the peer has to delete some of a line before it makes another."""
+        return sum(r.child.line == line for r in self.records.values()) >= MOST_CHILDREN
+
+    def crowded(self) -> bool:
+        """Return whether there are as many lines as there may be."""
+        return len({record.child.line for record in self.records.values()}) >= MOST_LINES
+
+    def new_line(self) -> int:
+        """Return the number of a line that the peer begins; those we want ourselves come first."""
+        lines = [record.child.line for record in self.records.values()]
+        return max([len(self.wanted()) - 1, *lines]) + 1
 
     def rekeying(self) -> bool:
         """Return whether a request of ours to replace one is in flight."""
@@ -89,14 +115,35 @@ class Children:
         self._context.events.append(ChildUp(child, sa.remote, replaces, activate))
         return record
 
+    def fill(self, now: float) -> None:
+        """Make the CHILD_SAs that we want and do not have. The first one comes with IKE_AUTH."""
+        sa = self._connection.sa
+        if sa is None or not self._connection.config.initiate or not self.single_pairs:
+            return
+        for line in range(len(self.wanted())):
+            if self.current(line) is None:
+                sa.start(CreateChildTask(self._connection, sa, line), now)
+
+    def refused(self, line: int, notify: int, now: float) -> None:
+        """Take in that the peer would not make the CHILD_SA of a line; try again later."""
+        name = self._connection.config.name
+        self._context.notice(name, "warning", f"CHILD_SA {line} refused, notify {notify}")
+        wait = 1.0 if notify == NotifyType.TEMPORARY_FAILURE else REFUSED_SECONDS
+        self._fill_later(wait, now)
+
+    def _fill_later(self, wait: float, now: float) -> None:
+        when = now + wait * (1.0 + 2.0 * self._context.fraction())
+        self._context.scheduler.at(when, self.fill)
+
     def activate(self, spi_in: int) -> None:
-        """Send on a CHILD_SA from now on, unless it or one that came after it is in use.
+        """Send on a CHILD_SA from now on, unless it or one of its line after it is in use.
 
         News of an older rekey may come late, and sending goes only forwards.
         """
-        spis = list(self.records)
         if spi_in not in self.records:
             return
+        line = self.records[spi_in].child.line
+        spis = [spi for spi, record in self.records.items() if record.child.line == line]
         if any(self.records[spi].active for spi in spis[spis.index(spi_in) :]):
             return
         self.records[spi_in].active = True
@@ -125,9 +172,7 @@ class Children:
         """Take in that the peer deleted a CHILD_SA, or confirmed our deletion of it."""
         spi_in = record.child.spi_in
         if record.successor is None:
-            self.gone(spi_in)
-            if not self.records:
-                self._connection.childless("the peer deleted the CHILD_SA", now)
+            self._lost(spi_in, "the peer deleted the CHILD_SA", now)
             return
         if not record.redundant:
             self.activate(record.successor)
@@ -136,6 +181,14 @@ class Children:
             record.ends.cancel()
             forget = now + LINGER_SECONDS
             record.ends = self._context.scheduler.at(forget, lambda _: self.gone(spi_in))
+
+    def _lost(self, spi_in: int, reason: str, now: float) -> None:
+        """Forget a CHILD_SA that was in use: start over, or fill its place."""
+        self.gone(spi_in)
+        if self.records:
+            self._fill_later(1.0, now)
+        else:
+            self._connection.childless(reason, now)
 
     def delete_later(self, spi_in: int, now: float) -> None:
         """Delete a CHILD_SA that has a successor, once what is under way has arrived."""
@@ -150,7 +203,7 @@ class Children:
     # Being replaced
 
     def rekey(self, spi_in: int | None, now: float) -> None:
-        """Rekey one CHILD_SA, or with None the one in use."""
+        """Rekey one CHILD_SA, or with None each that is in use."""
         sa = self._connection.sa
         if sa is None:
             return
@@ -167,9 +220,7 @@ class Children:
         name = self._connection.config.name
         self._context.notice(name, "warning", f"CHILD_SA rekey refused, notify {notify}")
         if notify == NotifyType.CHILD_SA_NOT_FOUND:
-            self.gone(spi_in)
-            if not self.records:
-                self._connection.childless("the peer has no such CHILD_SA", now)
+            self._lost(spi_in, "the peer has no such CHILD_SA", now)
             return
         wait = REFUSED_SECONDS
         if notify == NotifyType.TEMPORARY_FAILURE:

@@ -127,6 +127,7 @@ class Connection:
         self.children.add(sa, child, None, True, now)
         for spi_in in old_children:
             self.children.gone(spi_in)
+        self.children.fill(now)
         if old is not None:
             old.close()
         self._last_inbound = now
@@ -306,7 +307,7 @@ class Connection:
 
     def status(self) -> ConnectionStatus:
         """Return how the connection is doing."""
-        sa, current = self.sa, self.children.current()
+        sa = self.sa
         idle = "connecting" if self.config.initiate else "waiting"
         return ConnectionStatus(
             name=self.config.name,
@@ -318,5 +319,5 @@ class Connection:
             spi_r=sa.spi_r if sa else b"",
             established_at=sa.established_at if sa else None,
             ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
-            child_rekey_at=current.ends.when if current else None,
+            child_rekey_at=self.children.next_rekey(),
         )

@@ -9,7 +9,7 @@ from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters, DropReason
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError, PeerError
-from moatvpn.ike import auth, informational, init, rekey_response, strangers
+from moatvpn.ike import auth, create_child_response, informational, init, strangers
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context
@@ -34,7 +34,7 @@ from moatvpn.wire.selectors import MOST_SELECTORS
 Responder = Callable[[Connection, IkeSa, Sequence[RawPayload], int, float], None]
 _RESPONDERS: dict[int, Responder] = {
     Exchange.INFORMATIONAL: informational.respond,
-    Exchange.CREATE_CHILD_SA: rekey_response.respond,
+    Exchange.CREATE_CHILD_SA: create_child_response.respond,
 }
 
 

@@ -20,29 +20,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.kex import KeyExchange, new_key_exchange
+from moatvpn.crypto.kex import new_key_exchange
 from moatvpn.crypto.keymat import IkeKeys, Seed, rekeyed_ike_keys
 from moatvpn.errors import PeerError
-from moatvpn.esp.child import ChildSa
-from moatvpn.ike import child as negotiation
 from moatvpn.ike import init
 from moatvpn.ike.answering import ike_policy
+from moatvpn.ike.create_child import (
+    ChildRequest,
+    exchanged,
+    first_group,
+    ke_payload,
+    other_group,
+    refusal,
+)
 from moatvpn.ike.events import IkeRekeyed
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteIkeTask
 from moatvpn.ike.proposal import IkeChoice, accept, offer
 from moatvpn.ike.state import State
-from moatvpn.ike.task import Payloads, PlainTask, body_of, notifies_of
+from moatvpn.ike.task import Payloads, PlainTask
 from moatvpn.wire.algorithms import Group
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
-from moatvpn.wire.ike_payloads import (
-    Notify,
-    NotifyType,
-    encode_ke,
-    encode_selectors,
-    parse_nonce,
-    parse_selectors,
-)
+from moatvpn.wire.ike_payloads import Notify, NotifyType
 from moatvpn.wire.ike_proposal import Protocol, encode_proposals, parse_proposals
 
 if TYPE_CHECKING:
@@ -52,110 +51,58 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 30.0  # an IKE SA whose Delete never comes goes by itself
 
 
-def refusal(payloads: Sequence[RawPayload]) -> int | None:
-    """Return the type of the first error notify, or None."""
-    return next((n.type for n in notifies_of(payloads) if n.is_error), None)
-
-
-def exchanged(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes | None, bytes]:
-    """Return the bodies of SA and, if it is there, KE, and the nonce."""
-    kinds = (PayloadType.SA, PayloadType.KE, PayloadType.NONCE)
-    proposals, ke, nonce = (body_of(payloads, kind) for kind in kinds)
-    if proposals is None or nonce is None:
-        raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks SA or Nonce")
-    return proposals, ke, parse_nonce(nonce)
-
-
-def other_group(
-    payloads: Sequence[RawPayload], used: Group | None, ours: Sequence[Group]
-) -> Group | None:
-    """Return the group of ours that a response asks for instead of the used one, or None."""
-    group = init.group_asked_for(notifies_of(payloads))
-    return group if group in ours and group is not used else None
-
-
-def ke_payload(group: Group | None, key: KeyExchange | None) -> list[tuple[int, bytes]]:
-    """Return the KE payload of a key of group, or nothing where there is none."""
-    if group is None or key is None:
-        return []
-    return [(PayloadType.KE, encode_ke(group.number, key.public))]
-
-
-class RekeyChildTask:
+class RekeyChildTask(ChildRequest):
     """Replace a CHILD_SA. group: of our public value, None for the IKE SA's own group."""
-
-    exchange = Exchange.CREATE_CHILD_SA
 
     def __init__(
         self, connection: Connection, sa: IkeSa, spi_in: int, group: Group | None = None
     ) -> None:
-        self._connection = connection
-        self._sa = sa
+        super().__init__(connection, sa, group)
         self._old = spi_in
-        self._spi = 0
-        self._groups = negotiation.rekey_groups(connection.config)
-        self._asked = group is not None
-        self._group = first_group(sa, self._groups, group)
-        self._key = new_key(sa, self._group)
-        self._nonce = sa.context.random(init.NONCE_LENGTH)
-        self._selectors: negotiation.Selectors = ((), ())
-
-    def move(self, sa: IkeSa) -> bool:
-        """Return that it is to run on sa, which has inherited the CHILD_SA."""
-        self._sa = sa
-        return True
 
     def abandon(self) -> None:
         """Give the new CHILD_SA's SPI back, and let the old one be rekeyed otherwise."""
-        self._sa.context.child_spis.discard(self._spi)
-        record = self._connection.children.records.get(self._old)
+        super().abandon()
+        record = self.connection.children.records.get(self._old)
         if record is not None:
             record.rekeying = False
 
     def build(self, now: float) -> Payloads | None:
         """Return the request, or None where the old CHILD_SA is gone or replaced already."""
-        record = self._connection.children.records.get(self._old)
+        record = self.connection.children.records.get(self._old)
         usable = record is not None and record.successor is None and not record.rekeying
-        if record is None or not usable or self._sa is not self._connection.sa:
+        if record is None or not usable or self.sa is not self.connection.sa:
             return None
         record.rekeying = True
-        self._spi = self._sa.context.new_child_spi()
-        self._selectors = record.child.local_ts, record.child.remote_ts
         rekey = Notify(NotifyType.REKEY_SA, protocol=Protocol.ESP, spi=self._old.to_bytes(4, "big"))
-        proposals = negotiation.offer(self._connection.config, self._spi, self._groups)
-        return [
-            (PayloadType.NOTIFY, rekey.encode()),
-            (PayloadType.SA, encode_proposals(proposals)),
-            (PayloadType.NONCE, self._nonce),
-            *ke_payload(self._group, self._key),
-            (PayloadType.TS_I, encode_selectors(self._selectors[0])),
-            (PayloadType.TS_R, encode_selectors(self._selectors[1])),
-        ]
+        child = record.child
+        request = self.request(child.line, (child.local_ts, child.remote_ts))
+        return [(PayloadType.NOTIFY, rekey.encode()), *request]
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Use the new CHILD_SA and delete the old one a little later, unless a rival wins."""
-        children = self._connection.children
+        children = self.connection.children
         refused = refusal(payloads)
         if refused is not None:
             self.abandon()
-            group = other_group(payloads, self._group, self._groups)
-            if group is not None and not self._asked:
-                again = RekeyChildTask(self._connection, self._sa, self._old, group)
-                self._sa.start(again, now)
+            group = self.other_group(payloads)
+            if group is not None:
+                again = RekeyChildTask(self.connection, self.sa, self._old, group)
+                self.sa.start(again, now)
             else:
                 children.rekey_refused(self._old, refused, now)
             return
-        child, nonce = self._child(payloads)
+        child, nonce = self.child(payloads)
         old = children.records.get(self._old)
         if old is None:  # the peer has replaced and deleted it meanwhile
-            winner = children.current()
+            winner = children.current(child.line)
             lost = winner is not None
         else:
             old.rekeying = False
             winner = children.records.get(old.successor) if old.successor is not None else None
             rival_nonce = old.rival_nonce
-            lost = rival_nonce is not None and min(self._nonce, nonce) < rival_nonce
-        ours = children.add(self._sa, child, self._old, not lost, now)
+            lost = rival_nonce is not None and min(self.nonce, nonce) < rival_nonce
+        ours = children.add(self.sa, child, self._old, not lost, now)
         if lost and winner is not None:
             _yield_to(ours, winner)
             children.delete(child.spi_in, now)
@@ -165,45 +112,6 @@ class RekeyChildTask:
         if old is not None:
             old.successor = child.spi_in
             children.delete_later(self._old, now)
-
-    def _child(self, payloads: Sequence[RawPayload]) -> tuple[ChildSa, bytes]:
-        """Return the new CHILD_SA and the responder's nonce."""
-        body, ke, nonce = exchanged(payloads)
-        config = self._connection.config
-        choice = negotiation.accept(parse_proposals(body), config, self._groups)
-        ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
-        if ts_i is None or ts_r is None:
-            raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
-        ours = negotiation.narrow(parse_selectors(ts_i), self._selectors[0])
-        theirs = negotiation.narrow(parse_selectors(ts_r), self._selectors[1])
-        if not ours or not theirs:
-            raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
-        secrets = (self._shared(choice.group, ke), self._nonce, nonce)
-        child = negotiation.build_child(
-            self._sa, config, choice, self._spi, (ours, theirs), secrets, True
-        )
-        return child, nonce
-
-    def _shared(self, group: Group | None, ke: bytes | None) -> bytes:
-        """Return the shared secret, empty where there is no key exchange."""
-        if group is not self._group:
-            raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer in a group that we did not use")
-        if group is None or self._key is None:
-            return b""
-        return self._key.shared_secret(init.public_value(ke, group))
-
-
-def first_group(sa: IkeSa, groups: Sequence[Group], asked: Group | None) -> Group | None:
-    """Return the group to use first: the one asked for, else the IKE SA's, else the first."""
-    if not groups:
-        return None
-    known = asked if asked is not None else sa.choice.group if sa.choice is not None else None
-    return known if known in groups else groups[0]
-
-
-def new_key(sa: IkeSa, group: Group | None) -> KeyExchange | None:
-    """Return a new key pair of group, if there is to be one."""
-    return None if group is None else new_key_exchange(group, sa.context.random)
 
 
 def _yield_to(loser: ChildRecord, winner: ChildRecord) -> None:

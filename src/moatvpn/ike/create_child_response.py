@@ -1,29 +1,22 @@
-"""CREATE_CHILD_SA (RFC 7296, 1.3) as its responder; rekey.py has the pictures."""
+"""CREATE_CHILD_SA (RFC 7296, 1.3) as its responder: create_child.py and rekey.py have pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import new_key_exchange
 from moatvpn.crypto.keymat import Seed, rekeyed_ike_keys
-from moatvpn.errors import PeerError
+from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
 from moatvpn.ike import init
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.children import ChildRecord
+from moatvpn.ike.create_child import exchanged, ke_payload, new_key, selectors_of
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import DeleteTask
 from moatvpn.ike.proposal import choose
-from moatvpn.ike.rekey import (
-    RekeyChildTask,
-    exchanged,
-    hand_over,
-    ke_payload,
-    new_key,
-    replacement,
-)
+from moatvpn.ike.rekey import RekeyChildTask, hand_over, replacement
 from moatvpn.ike.task import Payloads, body_of, notifies_of
 from moatvpn.wire.algorithms import Group
 from moatvpn.wire.ike_header import NO_SPI, Exchange, PayloadType, RawPayload
@@ -58,13 +51,18 @@ def respond(
         if record is None and not children.rekeying():
             missing = Notify(NotifyType.CHILD_SA_NOT_FOUND, b"", Protocol.ESP, rekeyed.spi)
             _answer(sa, message_id, [(PayloadType.NOTIFY, missing.encode())])
-        elif record is None or sa.rekeying or record.successor is not None or children.full:
+        elif (
+            record is None
+            or sa.rekeying
+            or record.successor is not None
+            or children.full(record.child.line)
+        ):
             # One that we don't know may be what the answer to our own request will make.
             _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
         else:
             _rekey_child(connection, sa, record, payloads, message_id, now)
     elif body_of(payloads, PayloadType.TS_I) is not None:
-        _refuse(sa, message_id, NotifyType.NO_ADDITIONAL_SAS)
+        _another_child(connection, sa, payloads, message_id, now)
     elif sa.rival is not None or _changes_a_child(sa):
         _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)
     else:
@@ -84,6 +82,26 @@ def _answer(sa: IkeSa, message_id: int, body: Payloads) -> None:
     sa.respond(Exchange.CREATE_CHILD_SA, message_id, body)
 
 
+def _another_child(
+    connection: Connection, sa: IkeSa, payloads: Sequence[RawPayload], message_id: int, now: float
+) -> None:
+    """Make one more CHILD_SA, of what the connection's networks allow."""
+    children, config = connection.children, connection.config
+    if sa.rekeying:
+        _refuse(sa, message_id, NotifyType.TEMPORARY_FAILURE)  # 2.25.2
+    elif children.crowded():
+        _refuse(sa, message_id, NotifyType.NO_ADDITIONAL_SAS)
+    else:
+        allowed = (
+            negotiation.configured(config.local_selectors),
+            negotiation.configured(config.remote_selectors),
+        )
+        made = _answer_child(connection, sa, allowed, children.new_line(), payloads, message_id)
+        if made is not None:
+            children.add(sa, made[0], None, True, now)
+            _answer(sa, message_id, made[1])
+
+
 def _rekey_child(
     connection: Connection,
     sa: IkeSa,
@@ -92,29 +110,54 @@ def _rekey_child(
     message_id: int,
     now: float,
 ) -> None:
+    child = old.child
+    allowed = (child.local_ts, child.remote_ts)
+    made = _answer_child(connection, sa, allowed, child.line, payloads, message_id)
+    if made is None:
+        return
+    new, answer, lowest = made
+    # Installed before the answer leaves: the initiator may use it as soon as it has the answer.
+    connection.children.add(sa, new, child.spi_in, False, now)
+    old.successor = new.spi_in
+    if old.rekeying:
+        old.rival_nonce = lowest
+    _answer(sa, message_id, answer)
+
+
+def _answer_child(
+    connection: Connection,
+    sa: IkeSa,
+    allowed: negotiation.Selectors,
+    line: int,
+    payloads: Sequence[RawPayload],
+    message_id: int,
+) -> tuple[ChildSa, Payloads, bytes] | None:
+    """Return a new CHILD_SA, the answer that makes it, and the lower nonce; None once refused.
+
+    allowed are our networks and the peer's of which it may have part.
+    """
     body, ke_i, nonce_i = exchanged(payloads)
-    ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
-    if ts_i is None or ts_r is None:
-        raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
+    ts_i, ts_r = selectors_of(payloads)
     context, config = sa.context, connection.config
-    # Who asks for PFS gets it, and where we want it there is no rekey without.
+    # Who asks for PFS gets it, and where we want it there is no CHILD_SA without.
     groups = config.groups if config.pfs or ke_i is not None else ()
     choice = negotiation.choose(parse_proposals(body), config, groups, _group_of(ke_i))
     if choice is None:
         _refuse(sa, message_id, NotifyType.NO_PROPOSAL_CHOSEN)
-        return
-    theirs = negotiation.narrow(parse_selectors(ts_i), old.child.remote_ts)
-    ours = negotiation.narrow(parse_selectors(ts_r), old.child.local_ts)
+        return None
+    theirs = negotiation.narrow(parse_selectors(ts_i), allowed[1])
+    ours = negotiation.narrow(parse_selectors(ts_r), allowed[0])
     if not ours or not theirs:
         _refuse(sa, message_id, NotifyType.TS_UNACCEPTABLE)
-        return
+        return None
     nonce_r, shared = context.random(init.NONCE_LENGTH), b""
     key = new_key(sa, choice.group)
     if key is not None and choice.group is not None:
         shared = key.shared_secret(init.public_value(ke_i, choice.group))
     secrets = (shared, nonce_i, nonce_r)
     spi = context.new_child_spi()
-    child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), secrets, False)
+    selectors = (ours, theirs)
+    child = negotiation.build_child(sa, config, choice, spi, selectors, secrets, False, line)
     answer = [
         (PayloadType.SA, encode_proposals([choice.proposal(spi)])),
         (PayloadType.NONCE, nonce_r),
@@ -122,12 +165,7 @@ def _rekey_child(
         (PayloadType.TS_I, encode_selectors(theirs)),
         (PayloadType.TS_R, encode_selectors(ours)),
     ]
-    # Installed before the answer leaves: the initiator may use it as soon as it has the answer.
-    connection.children.add(sa, child, old.child.spi_in, False, now)
-    old.successor = spi
-    if old.rekeying:
-        old.rival_nonce = min(nonce_i, nonce_r)
-    _answer(sa, message_id, answer)
+    return child, answer, min(nonce_i, nonce_r)
 
 
 def _rekey_ike(

@@ -1,0 +1,180 @@
+"""CREATE_CHILD_SA for one more CHILD_SA (RFC 7296, 1.3.1), and what it shares with rekeys.
+
+    HDR, SK{SA, Ni, KEi, TSi, TSr} ---->
+                           <----  HDR, SK{SA, Nr, KEr, TSi, TSr}
+
+A peer that takes one pair of networks for each CHILD_SA only (2.9) has several of them. Each has a
+line of its own in the connection: a rekey replaces a CHILD_SA within its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moatvpn.counters import DropReason
+from moatvpn.crypto.kex import KeyExchange, new_key_exchange
+from moatvpn.errors import PeerError
+from moatvpn.esp.child import ChildSa
+from moatvpn.ike import child as negotiation
+from moatvpn.ike import init
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.task import Payloads, body_of, notifies_of
+from moatvpn.wire.algorithms import Group
+from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
+from moatvpn.wire.ike_payloads import encode_ke, encode_selectors, parse_nonce, parse_selectors
+from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
+
+if TYPE_CHECKING:
+    from moatvpn.ike.connection import Connection
+
+
+def refusal(payloads: Sequence[RawPayload]) -> int | None:
+    """Return the type of the first error notify, or None."""
+    return next((n.type for n in notifies_of(payloads) if n.is_error), None)
+
+
+def exchanged(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes | None, bytes]:
+    """Return the bodies of SA and, if it is there, KE, and the nonce."""
+    kinds = (PayloadType.SA, PayloadType.KE, PayloadType.NONCE)
+    proposals, ke, nonce = (body_of(payloads, kind) for kind in kinds)
+    if proposals is None or nonce is None:
+        raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks SA or Nonce")
+    return proposals, ke, parse_nonce(nonce)
+
+
+def other_group(
+    payloads: Sequence[RawPayload], used: Group | None, ours: Sequence[Group]
+) -> Group | None:
+    """Return the group of ours that a response asks for instead of the used one, or None."""
+    group = init.group_asked_for(notifies_of(payloads))
+    return group if group in ours and group is not used else None
+
+
+def ke_payload(group: Group | None, key: KeyExchange | None) -> list[tuple[int, bytes]]:
+    """Return the KE payload of a key of group, or nothing where there is none."""
+    if group is None or key is None:
+        return []
+    return [(PayloadType.KE, encode_ke(group.number, key.public))]
+
+
+def first_group(sa: IkeSa, groups: Sequence[Group], asked: Group | None) -> Group | None:
+    """Return the group to use first: the one asked for, else the IKE SA's, else the first."""
+    if not groups:
+        return None
+    known = asked if asked is not None else sa.choice.group if sa.choice is not None else None
+    return known if known in groups else groups[0]
+
+
+def new_key(sa: IkeSa, group: Group | None) -> KeyExchange | None:
+    """Return a new key pair of group, if there is to be one."""
+    return None if group is None else new_key_exchange(group, sa.context.random)
+
+
+def selectors_of(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes]:
+    """Return the bodies of TSi and TSr; raise PeerError where one is missing."""
+    ts_i, ts_r = (body_of(payloads, kind) for kind in (PayloadType.TS_I, PayloadType.TS_R))
+    if ts_i is None or ts_r is None:
+        raise PeerError(DropReason.IKE_MALFORMED, "CREATE_CHILD_SA lacks TS")
+    return ts_i, ts_r
+
+
+class ChildRequest:
+    """A request of ours that makes a CHILD_SA. group: as first_group takes it."""
+
+    exchange = Exchange.CREATE_CHILD_SA
+
+    def __init__(self, connection: Connection, sa: IkeSa, group: Group | None) -> None:
+        self.connection = connection
+        self.sa = sa
+        self.nonce = sa.context.random(init.NONCE_LENGTH)
+        self._spi = 0
+        self._line = 0
+        self._groups = negotiation.rekey_groups(connection.config)
+        self._asked = group is not None
+        self._group = first_group(sa, self._groups, group)
+        self._key = new_key(sa, self._group)
+        self._selectors: negotiation.Selectors = ((), ())
+
+    def move(self, sa: IkeSa) -> bool:
+        """Return that it is to run on sa, which has inherited the CHILD_SAs."""
+        self.sa = sa
+        return True
+
+    def abandon(self) -> None:
+        """Give the new CHILD_SA's SPI back."""
+        self.sa.context.child_spis.discard(self._spi)
+
+    def request(self, line: int, selectors: negotiation.Selectors) -> list[tuple[int, bytes]]:
+        """Return the payloads of the request, and reserve an SPI for what it makes."""
+        self._spi, self._line, self._selectors = self.sa.context.new_child_spi(), line, selectors
+        proposals = negotiation.offer(self.connection.config, self._spi, self._groups)
+        return [
+            (PayloadType.SA, encode_proposals(proposals)),
+            (PayloadType.NONCE, self.nonce),
+            *ke_payload(self._group, self._key),
+            (PayloadType.TS_I, encode_selectors(selectors[0])),
+            (PayloadType.TS_R, encode_selectors(selectors[1])),
+        ]
+
+    def other_group(self, payloads: Sequence[RawPayload]) -> Group | None:
+        """Return the group that the response asks for, if it is worth another try."""
+        return None if self._asked else other_group(payloads, self._group, self._groups)
+
+    def child(self, payloads: Sequence[RawPayload]) -> tuple[ChildSa, bytes]:
+        """Return the new CHILD_SA and the responder's nonce; raise PeerError for what is none."""
+        body, ke, nonce = exchanged(payloads)
+        config = self.connection.config
+        choice = negotiation.accept(parse_proposals(body), config, self._groups)
+        ts_i, ts_r = selectors_of(payloads)
+        ours = negotiation.narrow(parse_selectors(ts_i), self._selectors[0])
+        theirs = negotiation.narrow(parse_selectors(ts_r), self._selectors[1])
+        if not ours or not theirs:
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
+        if choice.group is not self._group:
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer in a group that we did not use")
+        shared = b""
+        if choice.group is not None and self._key is not None:
+            shared = self._key.shared_secret(init.public_value(ke, choice.group))
+        secrets = (shared, self.nonce, nonce)
+        selectors = (ours, theirs)
+        spi, line = self._spi, self._line
+        child = negotiation.build_child(
+            self.sa, config, choice, spi, selectors, secrets, True, line
+        )
+        return child, nonce
+
+
+class CreateChildTask(ChildRequest):
+    """Make the CHILD_SA of one line that the connection wants and does not have."""
+
+    def __init__(
+        self, connection: Connection, sa: IkeSa, line: int, group: Group | None = None
+    ) -> None:
+        super().__init__(connection, sa, group)
+        self._wanted = line
+
+    def build(self, now: float) -> Payloads | None:
+        """Return the request, or None where there is such a CHILD_SA already."""
+        children = self.connection.children
+        wanted = children.wanted()
+        stale = self.sa is not self.connection.sa or self._wanted >= len(wanted)
+        if stale or children.current(self._wanted) is not None:
+            return None
+        return self.request(self._wanted, wanted[self._wanted])
+
+    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+        """Enter the CHILD_SA, and send on it."""
+        children = self.connection.children
+        refused = refusal(payloads)
+        if refused is None:
+            child, _ = self.child(payloads)
+            children.add(self.sa, child, None, True, now)
+            return
+        self.abandon()
+        group = self.other_group(payloads)
+        if group is not None:
+            again = CreateChildTask(self.connection, self.sa, self._wanted, group)
+            self.sa.start(again, now)
+        else:
+            children.refused(self._wanted, refused, now)
