@@ -14,6 +14,8 @@ from traffic import transfer
 
 from moatvpn.cli.client import ask
 
+BY_MOATD, BY_CHARON = "by moatd", "by charon"
+
 
 def merge(tree: Tree, changes: Tree) -> dict[str, Any]:
     """Return tree with changes in it, section by section; None takes a setting out."""
@@ -113,6 +115,26 @@ class Meeting:
     def status(self) -> dict[str, Any]:
         """Return what moatd says of the connection."""
         return self.box.connection(NAME)
+
+    def rekey(self, who: str, sa: str) -> None:
+        """Let one side rekey the "ike" or the "child" SA; wait until both use the new one only."""
+        spi = {"child": "spi_in", "ike": "ike_spi_i"}[sa]
+        before = self.status()[spi]
+        if who == BY_MOATD:
+            ask(self.box.socket, {"command": "rekey", "name": NAME, "sa": sa})
+        else:
+            self.charon.swanctl("--rekey", f"--{sa}", NAME)
+        wait_for(lambda: self.status()[spi] != before, f"another {spi}", 5)
+        wait_for(lambda: len(self.charon.ike_sas()) == 1, "the old IKE SA goes", 5)
+        wait_for(lambda: len(self.charon.children()) == 1, "the old CHILD_SA goes", 5)
+        (child,), ours = self.charon.children(), self.status()
+        assert self.charon_spis() == [ours["ike_spi_i"]]
+        theirs = "0x" + child["spi-in"], "0x" + child["spi-out"]
+        assert theirs == (ours["spi_out"], ours["spi_in"])
+
+    def charon_spis(self) -> list[str]:
+        """Return the initiators' SPIs of charon's IKE SAs, as moatd writes them."""
+        return ["0x" + sa["initiator-spi"] for sa in self.charon.ike_sas()]
 
     def charon_log(self) -> Callable[[], str]:
         """Return what reads all that charon logs from now on."""

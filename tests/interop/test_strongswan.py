@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from boxes import MOAT, PORTAL
 from charon import NAME
 from meeting import Meeting
-
-SUITES = {
-    "aes-256-gcm": ("aes256gcm16-noesn", "AES_GCM_16"),
-    "chacha20-poly1305": ("chacha20poly1305-noesn", "CHACHA20_POLY1305"),
-}
 
 
 def test_raw_public_keys(meeting: Meeting) -> None:
@@ -21,16 +15,6 @@ def test_raw_public_keys(meeting: Meeting) -> None:
         assert theirs["remote-id"] == meeting.own.identity
         assert "0x" + theirs["initiator-spi"] == ours["ike_spi_i"]
         assert (theirs["encr-alg"], theirs["dh-group"]) == ("AES_GCM_16", "CURVE_25519")
-
-
-@pytest.mark.parametrize("suite", SUITES)
-def test_esp(meeting: Meeting, suite: str) -> None:
-    proposal, algorithm = SUITES[suite]
-    child = {"children": {NAME: {"esp_proposals": proposal}}}
-    with meeting.tunnel(theirs=child):
-        meeting.exchange_traffic()
-        assert meeting.status()["suite"] == suite
-        assert [child["encr-alg"] for child in meeting.charon.children()] == [algorithm]
 
 
 def test_selectors_that_charon_narrows(meeting: Meeting) -> None:

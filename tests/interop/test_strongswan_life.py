@@ -5,72 +5,40 @@ from __future__ import annotations
 import pytest
 from boxes import PORTAL, wait_for
 from charon import NAME
-from meeting import Meeting
+from meeting import BY_CHARON, BY_MOATD, Meeting
 from traffic import pings, transfer
 
-MOATD, CHARON = "by moatd", "by charon"
 
-
-def rekey(meeting: Meeting, who: str, sa: str) -> None:
-    """Start a rekey."""
-    if who == MOATD:
-        meeting.box.moatctl("rekey", NAME, sa)
-    else:
-        meeting.charon.swanctl("--rekey", f"--{sa}", NAME)
-
-
-def spis_of(meeting: Meeting) -> list[str]:
-    """Return the initiators' SPIs of charon's IKE SAs, as moatd writes them."""
-    return ["0x" + sa["initiator-spi"] for sa in meeting.charon.ike_sas()]
-
-
-def wait_until_alone(meeting: Meeting) -> None:
-    """Wait until both sides have one IKE SA and one CHILD_SA, and the same."""
-    wait_for(lambda: len(meeting.charon.ike_sas()) == 1, "the old IKE SA goes", 5)
-    wait_for(lambda: len(meeting.charon.children()) == 1, "the old CHILD_SA goes", 5)
-    (child,), ours = meeting.charon.children(), meeting.status()
-    assert spis_of(meeting) == [ours["ike_spi_i"]]
-    assert ("0x" + child["spi-in"], "0x" + child["spi-out"]) == (ours["spi_out"], ours["spi_in"])
-
-
-@pytest.mark.parametrize("who", [MOATD, CHARON])
+@pytest.mark.parametrize("who", [BY_MOATD, BY_CHARON])
 @pytest.mark.parametrize("sa", ["child", "ike"])
 def test_rekey(meeting: Meeting, sa: str, who: str) -> None:
-    spi = {"child": "spi_in", "ike": "ike_spi_i"}[sa]
     with meeting.tunnel():
-        before = meeting.status()[spi]
         drops = meeting.box.drops()
         with (
             pings(meeting.moat, PORTAL.inside) as answers,
             # At a pace: TCP at full speed fills the kernel's queues until they lose packets.
             transfer(meeting.moat, meeting.portal, PORTAL.inside6, 4, pace=2 << 20),
         ):
-            rekey(meeting, who, sa)
-            wait_for(lambda: meeting.status()[spi] != before, f"another {spi}", 5)
+            meeting.rekey(who, sa)
         assert answers.sent == answers.received == 300
         assert answers.duplicates == 0
         assert meeting.box.drops() == drops
-        wait_until_alone(meeting)
 
 
 def test_rekeys_one_after_the_other(meeting: Meeting) -> None:
     """Whatever has been rekeyed can be rekeyed again, by either side."""
     with meeting.tunnel():
-        for who, sa in [(w, s) for s in ("ike", "child") for w in (MOATD, CHARON)] * 2:
-            spi = {"child": "spi_in", "ike": "ike_spi_i"}[sa]
-            before = meeting.status()[spi]
-            rekey(meeting, who, sa)
-            wait_for(lambda b=before, s=spi: meeting.status()[s] != b, f"another {spi}", 5)
-            wait_until_alone(meeting)
+        for who, sa in [(w, s) for s in ("ike", "child") for w in (BY_MOATD, BY_CHARON)] * 2:
+            meeting.rekey(who, sa)
             assert meeting.moat.pings(PORTAL.inside)
 
 
-@pytest.mark.parametrize("who", [MOATD, CHARON])
+@pytest.mark.parametrize("who", [BY_MOATD, BY_CHARON])
 def test_liveness_asked(meeting: Meeting, who: str) -> None:
     """A side that hears nothing asks whether the other lives, and is answered."""
-    ours, theirs = ({"dpd_interval": 1.0}, {}) if who == MOATD else ({}, {"dpd_delay": "1s"})
+    ours, theirs = ({"dpd_interval": 1.0}, {}) if who == BY_MOATD else ({}, {"dpd_delay": "1s"})
     asked, answered = "parsed INFORMATIONAL request", "generating INFORMATIONAL response"
-    if who == CHARON:
+    if who == BY_CHARON:
         asked, answered = "sending DPD request", "parsed INFORMATIONAL response"
     with meeting.tunnel(ours=ours, theirs=theirs):
         log, before = meeting.charon_log(), meeting.status()["ike_spi_i"]
@@ -89,7 +57,7 @@ def test_a_silent_peer(meeting: Meeting) -> None:
         try:
             waiting = "connecting" if meeting.we_call else "waiting"
             wait_for(lambda: meeting.status()["state"] == waiting, "moatd gives charon up", 20)
-            wait_for(lambda: before not in spis_of(meeting), "charon gives moatd up", 20)
+            wait_for(lambda: before not in meeting.charon_spis(), "charon gives moatd up", 20)
         finally:
             meeting.charon.ip("link", "set", "wild0", "up")
         meeting.wait_until_up(20)
