@@ -60,6 +60,10 @@ class ConnectionConfig:
     pfs: whether each rekey of a CHILD_SA has a key exchange of its own.
     child_sas: "one" CHILD_SA for all networks, or one "per-pair" of networks, for peers that take
         no more (RFC 7296, 2.9); MOST_LINES at most. The side that calls goes by it.
+    request_addresses: whether to ask the peer for addresses, resolvers and networks behind it: for
+        a moat that is a single machine.
+    assigned_addresses, assigned_dns, assigned_domains: what a peer that asks is told, beside
+        local_selectors: its addresses, resolvers, and the domains that they are for.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives.
@@ -78,6 +82,10 @@ class ConnectionConfig:
     groups: tuple[Group, ...] = DEFAULT_GROUPS
     pfs: bool = True
     child_sas: str = "one"
+    request_addresses: bool = False
+    assigned_addresses: tuple[str, ...] = ()
+    assigned_dns: tuple[str, ...] = ()
+    assigned_domains: tuple[str, ...] = ()
     child_lifetime: float = 3600.0
     ike_lifetime: float = 14400.0
     dpd_interval: float = 10.0
@@ -203,6 +211,23 @@ class _Record:
         except ValueError as error:
             raise self.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
 
+    def hosts(self, key: str) -> tuple[str, ...]:
+        """Take a list of IP addresses of either family; none where it is left out."""
+        if not self.record.get(key, ()):
+            return ()
+        try:
+            return tuple(str(ipaddress.ip_address(value)) for value in self.texts(key))
+        except ValueError as error:
+            raise self.error(key, str(error), "Give addresses such as 10.201.9.1") from error
+
+    def domains(self, key: str) -> tuple[str, ...]:
+        """Take a list of domain names; none where it is left out."""
+        names = self.texts(key) if self.record.get(key, ()) else ()
+        for name in names:
+            if not _FQDN.fullmatch(name):
+                raise self.error(key, f"has {_short(name)}", "Give domain names in lower case")
+        return names
+
     def members(self, key: str, kind: type[E], default: tuple[E, ...]) -> tuple[E, ...]:
         """Take a list of names of an enumeration's members."""
         if key not in self.record:
@@ -306,6 +331,9 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         groups=get.members("groups", Group, DEFAULT_GROUPS),
         pfs=get.flag("pfs", True),
         child_sas=child_sas,
+        request_addresses=get.flag("request_addresses", False),
+        **{key: get.hosts(key) for key in ("assigned_addresses", "assigned_dns")},
+        assigned_domains=get.domains("assigned_domains"),
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
         dpd_interval=get.seconds("dpd_interval", 10.0, 1.0),

@@ -13,6 +13,7 @@ import pytest
 from boxes import run, wait_for
 
 from moatvpn.counters import Counters, DropReason
+from moatvpn.drivers.addresses import InterfaceAddresses
 from moatvpn.drivers.netlink import AddressMonitor
 from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.drivers.tun import TunDevice
@@ -139,3 +140,26 @@ def test_changes_of_addresses_and_links_are_heard(counters: Counters) -> None:
         assert not monitor.changed()
         run("ip", "link", "set", "lo", "down")
         assert monitor.changed()
+
+
+def test_assigned_addresses_come_and_go_and_no_other_does(counters: Counters) -> None:
+    with closing(TunDevice("tun7", counters)):
+        run("ip", "link", "set", "tun7", "addrgenmode", "none")
+        run("ip", "link", "set", "tun7", "up")
+        run("ip", "address", "add", "10.7.0.1/24", "dev", "tun7")
+
+        def there() -> list[str]:
+            shown = run("ip", "-o", "-4", "address", "show", "dev", "tun7").stdout
+            return [line.split()[3] for line in shown.splitlines()]
+
+        addresses = InterfaceAddresses("tun7")
+        addresses.set("c1", ("10.201.9.1", "10.201.9.2"))
+        addresses.set("c2", ("10.201.9.2",))
+        assert sorted(there()) == ["10.201.9.1/32", "10.201.9.2/32", "10.7.0.1/24"]
+        addresses.set("c1", ("10.201.9.3",))
+        assert sorted(there()) == ["10.201.9.2/32", "10.201.9.3/32", "10.7.0.1/24"]
+        addresses.set("c1", ())
+        addresses.set("c2", ())
+        assert there() == ["10.7.0.1/24"]
+    with pytest.raises(OperatorError, match=r"address 10.201.9.1 of tun7: cannot be set"):
+        addresses.set("c1", ("10.201.9.1",))

@@ -14,7 +14,8 @@ from moatvpn.counters import Counters
 from moatvpn.daemon.connections import Connections
 from moatvpn.daemon.log import LogCall
 from moatvpn.daemon.state import Memory, NoMemory
-from moatvpn.daemon.status import connection_detail, connection_row
+from moatvpn.daemon.status import assigned_row, connection_detail, connection_row
+from moatvpn.drivers.interfaces import Addresses
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.processor import Envelope, EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
@@ -22,6 +23,7 @@ from moatvpn.ike.events import (
     ChildActivate,
     ChildDown,
     ChildUp,
+    Configured,
     IkeDown,
     IkeEvent,
     IkeRekeyed,
@@ -30,6 +32,7 @@ from moatvpn.ike.events import (
     PeerMoved,
 )
 from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.ike_config import Assigned
 
 _NOTE_EVERY = 0.5  # seconds
 
@@ -44,12 +47,15 @@ class Engine:
         counters: Counters,
         log: LogCall,
         memory: Memory | None = None,
+        addresses: Addresses | None = None,
     ) -> None:
         self._ike = ike
         self._esp = esp
         self._counters = counters
         self._log = log
         self._memory = memory or NoMemory()
+        self._addresses = addresses
+        self._assigned: dict[str, Assigned] = {}  # to us, by connection
         self._connections = Connections()
         self._outbox: list[Datagram] = []
         # When IKE is next to be told of traffic, by connection.
@@ -113,6 +119,7 @@ class Engine:
         self._ike.shutdown(now)
         self._settle()
         for config in self._connections:
+            self._configure(config.name, Assigned())
             self._esp.remove_connection(config.name)
 
     # Connections
@@ -181,11 +188,30 @@ class Engine:
 
     def _row(self, config: ConnectionConfig, now: float) -> dict[str, Any]:
         name = config.name
-        return connection_row(config, self._ike.status(name), self._esp.statistics(name), now)
+        row = connection_row(config, self._ike.status(name), self._esp.statistics(name), now)
+        assigned = self._assigned.get(name)
+        return row | {"assigned": None if assigned is None else assigned_row(assigned)}
+
+    def _configure(self, name: str, assigned: Assigned) -> None:
+        """Take what the peer has assigned, in place of what it had; it stays while calls repeat."""
+        if self._assigned.get(name, Assigned()) == assigned:
+            return
+        if assigned == Assigned():
+            del self._assigned[name]
+        else:
+            self._assigned[name] = assigned
+            told = ", ".join((*assigned.addresses, *assigned.dns)) or "no address"
+            self._log("info", f"assigned by the peer: {told}", name)
+        if self._addresses is not None:
+            try:
+                self._addresses.set(name, assigned.addresses)
+            except OperatorError as error:
+                self._log("error", str(error), name)
 
     def _remove(self, name: str, now: float) -> None:
         self._ike.remove_connection(name, now)
         self._settle()
+        self._configure(name, Assigned())
         self._esp.remove_connection(name)
         self._connections.remove(name)
         self._note_in.pop(name, None)
@@ -242,5 +268,7 @@ class Engine:
                 self._log("warning", f"IKE SA down: {reason}", connection)
             case IkeRekeyed(connection):
                 self._log("info", "IKE SA rekeyed", connection)
+            case Configured(connection, assigned):
+                self._configure(connection, assigned)
             case Notice(connection_or_none, level, text):
                 self._log(level, text, connection_or_none)

@@ -28,6 +28,7 @@ from moatvpn.daemon.keyfile import read_signer
 from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
 from moatvpn.daemon.state import PeerJournal
+from moatvpn.drivers.addresses import InterfaceAddresses
 from moatvpn.drivers.clock import monotonic
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
@@ -86,7 +87,9 @@ class Daemon:
             self._memory: PeerJournal | None = None
             if config.state is not None:
                 self._memory = stack.enter_context(closing(PeerJournal(config.state, log)))
-            self._engine = Engine(ike, EspProcessor(counters), counters, log, self._memory)
+            addresses = InterfaceAddresses(config.tunnel_interface)
+            esp = EspProcessor(counters)
+            self._engine = Engine(ike, esp, counters, log, self._memory, addresses)
             self._forwarder = Forwarder(self._engine, tun, raw, ports, self._clock)
             self._commands = Commands(self._engine, log, self._clock)
             control = ControlServer(config.control_socket, self._loop, self._clock, self._command)

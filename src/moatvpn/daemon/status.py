@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.connection import ConnectionStatus
+from moatvpn.wire.ike_config import Assigned
 
 
 def connection_row(
@@ -42,6 +44,11 @@ def connection_row(
         "ike_spi_i": "0x" + ike.spi_i.hex() if up else None,
         "ike_spi_r": "0x" + ike.spi_r.hex() if up else None,
     }
+
+
+def assigned_row(assigned: Assigned) -> dict[str, list[str]]:
+    """Return what a peer has assigned to us as a JSON object."""
+    return {field.name: list(getattr(assigned, field.name)) for field in fields(Assigned)}
 
 
 def connection_detail(config: ConnectionConfig, row: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -64,4 +65,15 @@ class UdpSocket(EspSocket, Protocol):
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local; return False where it was dropped (counted)."""
+        ...
+
+
+class Addresses(Protocol):
+    """The addresses of the tunnel's interface that peers have assigned."""
+
+    def set(self, connection: str, addresses: Iterable[str]) -> None:
+        """Give the interface these addresses in place of the connection's former ones.
+
+        Raises OperatorError where that cannot be.
+        """
         ...

@@ -162,3 +162,16 @@ class MemoryUdp:
         """Send one ESP packet in UDP."""
         source = Endpoint(self._host.address, self.port)
         return self._host.send(WildPacket(data, source, peer, tos))
+
+
+class MemoryAddresses:
+    """The twin of InterfaceAddresses. of maps each connection to its addresses."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, tuple[str, ...]] = {}
+
+    def set(self, connection: str, addresses: Iterable[str]) -> None:
+        """Take a connection's addresses in."""
+        self.of.pop(connection, None)
+        if taken := tuple(addresses):
+            self.of[connection] = taken

@@ -18,7 +18,7 @@ from moatvpn.counters import DropReason
 from moatvpn.crypto.sign import ED25519_ALGORITHM, verify
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import callback
+from moatvpn.ike import callback, configuration
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.context import Context
@@ -115,6 +115,7 @@ class AuthTask(PlainTask):
             cert,
             (PayloadType.ID_R, encode_fqdn(config.remote_identity)),
             auth,
+            *configuration.request(config),
             (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, ()))),
             (PayloadType.TS_I, encode_selectors(ours)),
             (PayloadType.TS_R, encode_selectors(theirs)),
@@ -134,7 +135,10 @@ class AuthTask(PlainTask):
         if not _authentic(self._sa, self._secrets, config.public_keys(), identity, payloads):
             raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, "responder's proof")
         child = self._child(payloads)
+        assigned = configuration.taken(config, payloads, child.local_ts)
         self._connection.established(self._sa, child, now)
+        if assigned is not None:
+            self._connection.configured(assigned)
 
     def _child(self, payloads: Sequence[RawPayload]) -> ChildSa:
         config = self._connection.config
@@ -186,6 +190,7 @@ def respond(
         raise
     proposal = choice.proposal(child.spi_in)
     answer += [
+        *configuration.reply(connection.config, payloads),
         (PayloadType.SA, encode_proposals([proposal])),
         (PayloadType.TS_I, encode_selectors(child.remote_ts)),
         (PayloadType.TS_R, encode_selectors(child.local_ts)),

@@ -10,7 +10,7 @@ from moatvpn.ike import init
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
-from moatvpn.ike.events import IkeDown, IkeUp, PeerMoved
+from moatvpn.ike.events import Configured, IkeDown, IkeUp, PeerMoved
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import LivenessTask, farewell
 from moatvpn.ike.init import InitSecrets
@@ -18,6 +18,7 @@ from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Endpoint
+from moatvpn.wire.ike_config import Assigned
 
 RETRY_SECONDS = 1.0
 START_SPREAD = 0.2  # seconds over which connections of one box start, so that they don't at once
@@ -132,6 +133,10 @@ class Connection:
             old.close()
         self._last_inbound = now
         self._watch_at(now + self.config.dpd_interval)
+
+    def configured(self, assigned: Assigned) -> None:
+        """Take in what the peer has assigned to us."""
+        self._context.events.append(Configured(self.config.name, assigned))
 
     def adopt(self, sa: IkeSa, now: float) -> None:
         """Make sa the IKE SA of this connection and plan its rekey."""

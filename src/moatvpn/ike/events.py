@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from moatvpn.esp.child import ChildSa
 from moatvpn.wire.endpoint import Endpoint
+from moatvpn.wire.ike_config import Assigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,14 @@ class PeerMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """The peer has assigned addresses and the like, in place of what it assigned before."""
+
+    connection: str
+    assigned: Assigned
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """A line for the log. level is one of config.LOG_LEVELS."""
 
@@ -75,4 +84,14 @@ class Notice:
     text: str
 
 
-IkeEvent = IkeUp | IkeDown | IkeRekeyed | ChildUp | ChildActivate | ChildDown | PeerMoved | Notice
+IkeEvent = (
+    IkeUp
+    | IkeDown
+    | IkeRekeyed
+    | ChildUp
+    | ChildActivate
+    | ChildDown
+    | PeerMoved
+    | Configured
+    | Notice
+)

@@ -12,6 +12,7 @@ import pytest
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.engine import Engine
+from moatvpn.drivers.memory import MemoryAddresses
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.processor import Envelope, RawPacket
@@ -21,6 +22,7 @@ from moatvpn.ike.events import (
     ChildActivate,
     ChildDown,
     ChildUp,
+    Configured,
     IkeDown,
     IkeRekeyed,
     IkeUp,
@@ -29,6 +31,7 @@ from moatvpn.ike.events import (
 )
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.ike_config import Assigned
 
 Make = Callable[..., ConnectionConfig]
 PEER = Endpoint("192.0.2.10", 500)
@@ -101,7 +104,15 @@ class Fixture:
         self.ike, self.esp, self.counters, self.log = FakeIke(), FakeEsp(), Counters(), log
         self.noted: list[tuple[str, Endpoint | None]] = []
         memory = SimpleNamespace(note=lambda *what: self.noted.append(what))
-        self.engine = Engine(self.ike, self.esp, self.counters, log, memory)  # type: ignore[arg-type]
+        self.addresses = MemoryAddresses()
+        self.engine = Engine(
+            self.ike,
+            self.esp,
+            self.counters,
+            log,
+            memory,
+            self.addresses,  # type: ignore[arg-type]
+        )
 
 
 @pytest.fixture
@@ -150,6 +161,24 @@ def test_the_log_names_the_connection_and_holds_no_key(made: Fixture) -> None:
     text = str(made.log.lines)
     assert "kkkk" not in text
     assert b"k".hex() * 8 not in text
+
+
+def test_what_a_peer_assigns_is_on_the_interface_until_its_connection_goes(
+    made: Fixture, make_connection: Make
+) -> None:
+    made.engine.add(make_connection(name="c1"), 1.0)
+    first = Assigned(("10.201.9.1",), ("10.50.0.53",))
+    for assigned in (first, first, Assigned(("10.201.9.2",))):
+        made.ike.events.append(Configured("c1", assigned))
+        made.engine.handle_timer(100.0)
+        assert made.addresses.of == {"c1": assigned.addresses}
+        assert made.engine.show("c1", 100.0)["assigned"]["addresses"] == list(assigned.addresses)
+    assert sum("assigned" in line[1] for line in made.log.lines) == 2
+    made.ike.events.append(IkeDown("c1", "no answer"))
+    made.engine.handle_timer(101.0)
+    assert made.addresses.of == {"c1": ("10.201.9.2",)}
+    made.engine.delete("c1", 102.0)
+    assert made.addresses.of == {}
 
 
 def test_events_are_applied_before_the_messages_go_out(made: Fixture) -> None:
