@@ -43,6 +43,10 @@ class DropReason(Enum):
     IKE_RATE_LIMIT = "ike-rate-limit"  # more first requests than an address, or all, may send
     IKE_CRITICAL_PAYLOAD = "ike-critical-payload"
     IKE_CROSSED_CALL = "ike-crossed-call"
+    # fragments of IKE messages (RFC 7383)
+    IKE_FRAGMENT_UNEXPECTED = "ike-fragment-unexpected"
+    IKE_FRAGMENT_REPEATED = "ike-fragment-repeated"
+    IKE_FRAGMENT_LIMIT = "ike-fragment-limit"
     # drivers
     WILD_OVERSIZE = "wild-oversize"
     WILD_MALFORMED = "wild-malformed"

@@ -474,15 +474,15 @@ def test_what_is_authentic_and_malformed_ends_the_ike_sa_on_both_sides(first, in
 def test_the_one_that_is_told_invalid_syntax_starts_over():
     network = Network()
     moat, portal = established(network)
-    real = IkeSa.seal
+    real = IkeSa.datagrams
 
-    def misspelt(sa: IkeSa, exchange: int, number: int, response: bool, body: object) -> bytes:
+    def misspelt(sa: IkeSa, exchange: int, number: int, response: bool, body: object) -> object:
         if response and sa.context is portal.ike._context and exchange == INFORMATIONAL:
             body = [(PayloadType.NOTIFY, Notify(NotifyType.INVALID_SYNTAX).encode())]
         return real(sa, exchange, number, response, body)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IkeSa, "seal", misspelt)
+        patch.setattr(IkeSa, "datagrams", misspelt)
         moat.ike.note_outbound("portal", network.now)
         network.run(network.now + 2.5)
     assert moat.kinds(IkeDown)

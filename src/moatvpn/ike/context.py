@@ -12,6 +12,7 @@ from moatvpn.ike.answering import Answering
 from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
 from moatvpn.ike.events import IkeEvent, Notice
+from moatvpn.ike.fragmentation import Reassembly
 from moatvpn.ike.gate import Gate, HalfOpen, Limits
 from moatvpn.ike.scheduler import Scheduler
 from moatvpn.wire.endpoint import Datagram
@@ -41,6 +42,7 @@ class Context:
         self.random = random
         self.local_address = local_address
         self.scheduler = Scheduler()
+        self.reassembly = Reassembly(self.scheduler)
         self.outbox: list[Datagram] = []
         self.events: deque[IkeEvent] = deque()
         self.connections: dict[str, Connection] = {}

@@ -14,8 +14,9 @@ from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context
 from moatvpn.ike.events import IkeEvent
+from moatvpn.ike.fragmentation import Opened
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
-from moatvpn.ike.ike_sa import IkeSa, payloads_inside
+from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.state import State
 from moatvpn.ike.task import notifies_of
@@ -38,9 +39,9 @@ _RESPONDERS: dict[int, Responder] = {
 }
 
 
-def _read_response(message: bytes, inner: bytes) -> list[RawPayload]:
+def _read_response(opened: Opened) -> list[RawPayload]:
     """Return the payloads of a response; raise PeerError where it cannot be gone on with."""
-    payloads = payloads_inside(message, inner)
+    payloads = opened.payloads()
     init.refuse_critical(payloads)
     if any(n.type == NotifyType.INVALID_SYNTAX for n in notifies_of(payloads)):
         raise PeerError(DropReason.IKE_MALFORMED, "so the peer finds our request (2.21.3)")
@@ -207,11 +208,16 @@ class IkeEndpoint:
             return
         if other != (sa.spi_r if sa.initiator else sa.spi_i):
             raise PeerError(DropReason.IKE_UNKNOWN_SPI)
-        inner = sa.open(header, datagram.data)
-        if header.response:
-            self._response(sa, header, datagram.data, inner, now)
+        if header.next_payload == PayloadType.SKF:
+            whole = self._context.reassembly.take(sa, header, datagram.data, now)
         else:
-            self._request(sa, header, datagram, inner, now)
+            whole = sa.open(header, datagram.data)
+        if whole is None:
+            return  # other fragments are to come
+        if header.response:
+            self._response(sa, header, whole, now)
+        else:
+            self._request(sa, header, datagram, whole, now)
 
     def _init_response(self, sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> None:
         connection = self._context.connection_of(sa)
@@ -235,9 +241,7 @@ class IkeEndpoint:
         sa.move(State.AUTH_SENT)
         sa.start(auth.AuthTask(connection, sa, secrets), now)
 
-    def _response(
-        self, sa: IkeSa, header: IkeHeader, message: bytes, inner: bytes, now: float
-    ) -> None:
+    def _response(self, sa: IkeSa, header: IkeHeader, opened: Opened, now: float) -> None:
         task = sa.take_response(header.message_id, header.exchange)
         connection = self._context.connection_of(sa)
         if connection is not None and connection.sa is sa:
@@ -245,7 +249,7 @@ class IkeEndpoint:
         if task is None:
             return
         try:
-            task.complete(_read_response(message, inner), now)
+            task.complete(_read_response(opened), now)
         except PeerError as error:
             task.abandon()
             self._end(sa, error, now)
@@ -262,21 +266,23 @@ class IkeEndpoint:
         connection.sa_failed(sa, str(error), now)
 
     def _request(
-        self, sa: IkeSa, header: IkeHeader, datagram: Datagram, inner: bytes, now: float
+        self, sa: IkeSa, header: IkeHeader, datagram: Datagram, opened: Opened, now: float
     ) -> None:
-        if header.message_id == sa.expected_request - 1 and sa.cached_response is not None:
+        if sa.answered(header):
             # A retransmission: the same answer, to where it asked from (2.1).
-            response = Datagram(sa.cached_response, datagram.local, datagram.remote)
-            self._context.outbox.append(response)
+            self._context.outbox += [
+                Datagram(data, datagram.local, datagram.remote) for data in sa.cached_response
+            ]
             return
         if header.message_id != sa.expected_request:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"request {header.message_id}")
         sa.expected_request += 1
+        self._context.reassembly.forget(sa.our_spi, False)
         sa.sent_at = now  # every request gets its response at once
         self._follow(sa, datagram, now)
         # Authentic, so every error is told in the response (2.21.3).
         try:
-            payloads = payloads_inside(datagram.data, inner)
+            payloads = opened.payloads()
             init.refuse_critical(payloads)
             self._dispatch(sa, header, payloads, now)
         except RefusalError as refusal:

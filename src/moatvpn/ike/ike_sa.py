@@ -9,18 +9,19 @@ from moatvpn.crypto.ike_cipher import OpeningKey, SealingKey, opening_key, seali
 from moatvpn.crypto.keymat import IkeKeys
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.ike.context import Context
+from moatvpn.ike.fragmentation import LONGEST_MESSAGE, Opened, pieces
 from moatvpn.ike.proposal import IkeChoice
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import TRANSITIONS, State
 from moatvpn.ike.task import Payloads, Task
 from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.ike_fragment import FRAGMENT_LENGTH
 from moatvpn.wire.ike_header import (
     GENERIC_LENGTH,
     HEADER_LENGTH,
     Exchange,
     IkeHeader,
     PayloadType,
-    RawPayload,
     encode_chain,
     parse_chain,
 )
@@ -28,24 +29,21 @@ from moatvpn.wire.ike_header import (
 # Seconds from one sending of a request to the next; after the last the peer counts as dead.
 RETRANSMIT_AFTER = (0.5, 1.0, 2.0, 4.0)
 _JITTER = 0.1
+# Where a payload's sealed part begins; what is before it is authenticated, too.
+_SEALED_AT: dict[int, int] = {
+    PayloadType.SK: HEADER_LENGTH + GENERIC_LENGTH,
+    PayloadType.SKF: HEADER_LENGTH + GENERIC_LENGTH + FRAGMENT_LENGTH,
+}
 # After so many unanswered sendings, some 1.5 seconds, the peer is suspected to be gone.
 SUSPECT_AFTER = 2
 
 
-def payloads_inside(message: bytes, inner: bytes) -> list[RawPayload]:
-    """Return the payloads of inner, which is what IkeSa.open found in message; or PeerError."""
-    padding = inner[-1]
-    if padding + 1 > len(inner):
-        raise PeerError(DropReason.IKE_MALFORMED, "padding longer than the payload")
-    return parse_chain(message[HEADER_LENGTH], inner[: len(inner) - 1 - padding])
-
-
 @dataclass(slots=True)
 class _Pending:
-    """The request in flight: the same octets go out each time (RFC 7296, 2.1)."""
+    """The request in flight: the same datagrams go out each time (RFC 7296, 2.1)."""
 
     message_id: int
-    data: bytes
+    datagrams: tuple[bytes, ...]
     task: Task | None
     sent: int = 0
     deadline: Deadline | None = None
@@ -56,6 +54,7 @@ class IkeSa:
     """An IKE SA. initiator says whether we are its original initiator.
 
     choice: the algorithms that both have agreed on, once they have.
+    fragmentation: both take messages in fragments (RFC 7383).
     nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
     began_at: when the request of the peer that made it came in; 0 where we made it.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
@@ -70,6 +69,7 @@ class IkeSa:
     local: Endpoint
     remote: Endpoint
     connection: str | None = None
+    fragmentation: bool = False
     nat: bool = False
     behind_nat: bool = False
     sent_at: float = 0.0
@@ -83,7 +83,7 @@ class IkeSa:
     rival: tuple[IkeSa, bytes] | None = None
     next_request: int = 0
     expected_request: int = 0
-    cached_response: bytes | None = None
+    cached_response: tuple[bytes, ...] = ()
     queue: list[Task] = field(default_factory=list)  # an empty deque takes 700 octets
     pending: _Pending | None = None
     on_dead: str = "the peer does not answer"
@@ -114,14 +114,36 @@ class IkeSa:
 
     def seal(self, exchange: int, message_id: int, response: bool, body: Payloads) -> bytes:
         """Return a whole protected message (RFC 7296, 3.14)."""
+        first, inner = encode_chain(body)
+        return self._protect(PayloadType.SK, (exchange, message_id, response), first, b"", inner)
+
+    def datagrams(
+        self, exchange: int, message_id: int, response: bool, body: Payloads
+    ) -> tuple[bytes, ...]:
+        """Return a protected message as it is sent: whole, or in fragments where it is long."""
+        first, inner = encode_chain(body)
         if self._seal is None:
             raise MoatError("IKE SA has no keys yet")
-        first, inner = encode_chain(body)
-        sk_length = GENERIC_LENGTH + self._seal.sealed_length(len(inner))
-        head = self._header(
-            PayloadType.SK, exchange, message_id, response, HEADER_LENGTH + sk_length
+        message = (exchange, message_id, response)
+        length = HEADER_LENGTH + GENERIC_LENGTH + self._seal.sealed_length(len(inner))
+        if length <= LONGEST_MESSAGE or not self.fragmentation:
+            return (self._protect(PayloadType.SK, message, first, b"", inner),)
+        return tuple(
+            self._protect(
+                PayloadType.SKF, message, first if piece.number == 1 else 0, piece.encode(), part
+            )
+            for piece, part in pieces(self._seal, inner)
         )
-        associated = head + bytes((first, 0)) + sk_length.to_bytes(2, "big")
+
+    def _protect(
+        self, kind: int, message: tuple[int, int, bool], first: int, start: bytes, inner: bytes
+    ) -> bytes:
+        """Return a message of one payload that holds start in clear, and inner sealed."""
+        if self._seal is None:
+            raise MoatError("IKE SA has no keys yet")
+        length = GENERIC_LENGTH + len(start) + self._seal.sealed_length(len(inner))
+        head = self._header(kind, *message, HEADER_LENGTH + length)
+        associated = head + bytes((first, 0)) + length.to_bytes(2, "big") + start
         return associated + self._seal.seal(inner, associated)
 
     def _header(
@@ -136,14 +158,26 @@ class IkeSa:
         first, chain = encode_chain(body)
         return self._header(first, exchange, 0, response, HEADER_LENGTH + len(chain)) + chain
 
-    def open(self, header: IkeHeader, data: bytes) -> bytes:
-        """Return what is inside the SK payload of data; raise PeerError if it is not authentic."""
+    def open(self, header: IkeHeader, data: bytes) -> Opened:
+        """Return what is in the SK or SKF payload of data; raise PeerError if not authentic."""
         if self._open is None:
             raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "no keys yet")
-        if header.next_payload != PayloadType.SK:
-            raise PeerError(DropReason.IKE_MALFORMED, "first payload is not SK")
-        outer = parse_chain(header.next_payload, data[HEADER_LENGTH:])
-        return self._open.open(outer[0].body, data[: HEADER_LENGTH + GENERIC_LENGTH])
+        start = _SEALED_AT.get(header.next_payload)
+        if start is None:
+            raise PeerError(DropReason.IKE_MALFORMED, "first payload is not encrypted")
+        parse_chain(header.next_payload, data[HEADER_LENGTH:])  # it ends with the message
+        return Opened(data[HEADER_LENGTH], self._open.open(data[start:], data[:start]))
+
+    def awaits(self, header: IkeHeader) -> bool:
+        """Return whether a message's ID is that of the next request, or of the response due."""
+        if header.response:
+            return self.pending is not None and self.pending.message_id == header.message_id
+        return header.message_id == self.expected_request
+
+    def answered(self, header: IkeHeader) -> bool:
+        """Return whether a message is the request that we have answered last."""
+        before = header.message_id == self.expected_request - 1
+        return before and not header.response and bool(self.cached_response)
 
     def start(self, task: Task, now: float) -> None:
         """Begin an exchange, or queue it behind the one in flight (window of 1)."""
@@ -156,12 +190,12 @@ class IkeSa:
             body = task.build(now)
             if body is None:
                 continue  # nothing was reserved, either
-            data = self.seal(task.exchange, self.next_request, False, body)
-            self.transmit(data, task, now)
+            datagrams = self.datagrams(task.exchange, self.next_request, False, body)
+            self.transmit(datagrams, task, now)
 
-    def transmit(self, data: bytes, task: Task | None, now: float) -> None:
-        """Send data as the next request, and again until its response comes."""
-        self.pending = _Pending(self.next_request, data, task)
+    def transmit(self, datagrams: tuple[bytes, ...], task: Task | None, now: float) -> None:
+        """Send datagrams as the next request, and again until its response comes."""
+        self.pending = _Pending(self.next_request, datagrams, task)
         self.next_request += 1
         self._send_pending(now)
 
@@ -172,7 +206,7 @@ class IkeSa:
         if pending.sent == len(RETRANSMIT_AFTER):
             self.dead(now)
             return
-        self.send(pending.data)
+        self.send(*pending.datagrams)
         self.sent_at = now
         delay = RETRANSMIT_AFTER[pending.sent] * (1 + _JITTER * self.context.fraction())
         pending.sent += 1
@@ -199,9 +233,9 @@ class IkeSa:
         else:
             connection.sa_failed(self, self.on_dead, now)
 
-    def send(self, data: bytes) -> None:
-        """Put one message in the outbox."""
-        self.context.outbox.append(Datagram(data, self.local, self.remote))
+    def send(self, *datagrams: bytes) -> None:
+        """Put one message in the outbox, in as many datagrams as it takes."""
+        self.context.outbox += [Datagram(data, self.local, self.remote) for data in datagrams]
 
     def take_response(self, message_id: int, exchange: int) -> Task | None:
         """Return the task that a response to message_id completes, which is then in flight no more.
@@ -216,6 +250,7 @@ class IkeSa:
         if self.pending.deadline is not None:
             self.pending.deadline.cancel()
         self.pending = None
+        self.context.reassembly.forget(self.our_spi, True)
         return task
 
     def continue_queue(self, now: float) -> None:
@@ -224,8 +259,8 @@ class IkeSa:
 
     def respond(self, exchange: int, message_id: int, body: Payloads) -> None:
         """Send a protected response and keep it for retransmitted requests."""
-        self.cached_response = self.seal(exchange, message_id, True, body)
-        self.send(self.cached_response)
+        self.cached_response = self.datagrams(exchange, message_id, True, body)
+        self.send(*self.cached_response)
 
     def close(self) -> None:
         """Forget everything: timers, exchanges, rival, entries in the tables."""
@@ -243,6 +278,8 @@ class IkeSa:
         if self.rival is not None:
             self.rival[0].close()
         self.context.ike_sas.pop(self.our_spi, None)
+        self.context.reassembly.forget(self.our_spi, True)
+        self.context.reassembly.forget(self.our_spi, False)
         if not self.initiator:
             self.context.init_secrets.pop(self.our_spi, None)
             self.forget_half_open()

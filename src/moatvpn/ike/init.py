@@ -110,18 +110,35 @@ def send_request(
     ]
     secrets.request = sa.plain(Exchange.IKE_SA_INIT, False, body)
     sa.next_request = 0
-    sa.transmit(secrets.request, None, now)
+    sa.transmit((secrets.request,), None, now)
 
 
 def _notifies(sa: IkeSa, force_udp: bool) -> list[tuple[int, bytes]]:
     # A source hash that cannot match makes the peer see a NAT, and so use UDP (2.23).
     source = bytes(20) if force_udp else nat_detection_hash(sa.spi_i, sa.spi_r, sa.local)
     destination = nat_detection_hash(sa.spi_i, sa.spi_r, sa.remote)
-    return [
-        (PayloadType.NOTIFY, Notify(NotifyType.NAT_DETECTION_SOURCE_IP, source).encode()),
-        (PayloadType.NOTIFY, Notify(NotifyType.NAT_DETECTION_DESTINATION_IP, destination).encode()),
-        (PayloadType.NOTIFY, Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES).encode()),
+    notifies = [
+        Notify(NotifyType.NAT_DETECTION_SOURCE_IP, source),
+        Notify(NotifyType.NAT_DETECTION_DESTINATION_IP, destination),
+        Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES),
+        *_extensions(sa),
     ]
+    return [(PayloadType.NOTIFY, notify.encode()) for notify in notifies]
+
+
+def _extensions(sa: IkeSa) -> list[Notify]:
+    """Return what we support beyond RFC 7296; a responder says what the initiator has said."""
+    return [
+        Notify(kind)
+        for kind, agreed in ((NotifyType.IKEV2_FRAGMENTATION_SUPPORTED, sa.fragmentation),)
+        if sa.initiator or agreed
+    ]
+
+
+def _agree_on_extensions(sa: IkeSa, notifies: Sequence[Notify]) -> None:
+    """Take in what the peer supports: all that we do is announced by us, too."""
+    kinds = {notify.type for notify in notifies}
+    sa.fragmentation = NotifyType.IKEV2_FRAGMENTATION_SUPPORTED in kinds
 
 
 def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
@@ -233,6 +250,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     # One connection that wants UDP decides for all, for the same reason.
     sa.nat = force_udp = context.answering.udp > 0
     _detect_nat(sa, notifies)
+    _agree_on_extensions(sa, notifies)
     seed = Seed(nonce_i, nonce_r, sa.spi_i, sa.spi_r)
     sa.choice = choice
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
@@ -243,14 +261,15 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
         *_notifies(sa, force_udp),
     ]
     secrets.request = data
-    secrets.response = sa.cached_response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
+    secrets.response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
+    sa.cached_response = (secrets.response,)
     sa.expected_request = 1
     sa.began_at = now
     context.ike_sas[sa.spi_r] = sa
     context.half_open.add(sa)
     context.init_secrets[sa.spi_r] = secrets
     sa.close_at(now + HALF_OPEN_SECONDS)
-    sa.send(sa.cached_response)
+    sa.send(secrets.response)
 
 
 def answer_version(context: Context, datagram: Datagram, now: float) -> None:
@@ -302,6 +321,7 @@ def complete(
     sa.choice = choice
     secrets.nonce_r, secrets.response = nonce_r, data
     _detect_nat(sa, notifies)
+    _agree_on_extensions(sa, notifies)
     seed = Seed(secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r)
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
     return True

@@ -204,7 +204,7 @@ def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys
     spis = (seed.spi_i, seed.spi_r)
     new = IkeSa(old.context, initiator, State.ESTABLISHED, *spis, old.local, old.remote)
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
-    new.choice = choice
+    new.choice, new.fragmentation = choice, old.fragmentation
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new
     return new

@@ -34,7 +34,7 @@ class Exchange(IntEnum):
 
 
 class PayloadType(IntEnum):
-    """Payload types (RFC 7296, 3.2)."""
+    """Payload types (RFC 7296, 3.2; RFC 7383, 2.5)."""
 
     NONE = 0
     SA = 33
@@ -53,6 +53,7 @@ class PayloadType(IntEnum):
     SK = 46
     CP = 47
     EAP = 48
+    SKF = 53
 
 
 KNOWN_EXCHANGES = frozenset(int(exchange) for exchange in Exchange)
@@ -130,7 +131,8 @@ def parse_header(data: bytes) -> IkeHeader:
 def parse_chain(first: int, data: bytes) -> list[RawPayload]:
     """Return the payloads of data, the first of type first.
 
-    An SK payload ends the chain (RFC 7296, 3.14): its own next-payload field names what is inside.
+    An SK or SKF payload ends the chain (RFC 7296, 3.14; RFC 7383, 2.5): its own next-payload field
+    names what is inside.
     Raises PeerError where the chain and data do not end together.
     """
     payloads: list[RawPayload] = []
@@ -145,7 +147,7 @@ def parse_chain(first: int, data: bytes) -> list[RawPayload]:
         body = bytes(data[offset + GENERIC_LENGTH : offset + length])
         payloads.append(RawPayload(kind, bool(flags & _CRITICAL), body))
         offset += length
-        if kind == PayloadType.SK:
+        if kind in (PayloadType.SK, PayloadType.SKF):
             break
         kind = following
     if offset != len(data):

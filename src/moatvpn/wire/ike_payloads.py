@@ -22,7 +22,7 @@ MIN_NONCE, MAX_NONCE = 16, 256
 
 
 class NotifyType(IntEnum):
-    """Notify message types (RFC 7296, 3.10.1; RFC 7427)."""
+    """Notify message types (RFC 7296, 3.10.1; RFC 7383; RFC 7427)."""
 
     UNSUPPORTED_CRITICAL_PAYLOAD = 1
     INVALID_MAJOR_VERSION = 5
@@ -41,6 +41,7 @@ class NotifyType(IntEnum):
     NAT_DETECTION_DESTINATION_IP = 16389
     COOKIE = 16390
     REKEY_SA = 16393
+    IKEV2_FRAGMENTATION_SUPPORTED = 16430
     SIGNATURE_HASH_ALGORITHMS = 16431
 
 

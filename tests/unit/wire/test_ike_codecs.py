@@ -37,7 +37,8 @@ headers = st.builds(
     octet, octet, st.booleans(), st.booleans(), st.integers(0, 2**32 - 1), st.just(28),
 )  # fmt: skip
 chains = st.lists(
-    st.tuples(octet.filter(lambda kind: kind not in (0, 46)), st.binary(max_size=40)), min_size=1
+    st.tuples(octet.filter(lambda kind: kind not in (0, 46, 53)), st.binary(max_size=40)),
+    min_size=1,
 )
 notifies = st.builds(Notify, word, st.binary(max_size=30), octet, st.binary(max_size=255))
 deletes = st.integers(1, 8).flatmap(
