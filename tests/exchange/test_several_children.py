@@ -37,6 +37,7 @@ from moatvpn.wire.ike_header import Exchange, PayloadType
 from moatvpn.wire.ike_payloads import Notify, NotifyType
 
 CREATE, INFORMATIONAL = Exchange.CREATE_CHILD_SA, Exchange.INFORMATIONAL
+DELETE_LENGTH = 12  # octets of a Delete payload with one SPI of ESP
 PRIVATE = ("10.201.1.0/24", "10.201.2.0/24", "fd00:201:1::/64")
 CORPORATE = ("10.50.0.0/16", "10.60.0.0/16", "fd00:50::/32")
 PAIRS = {(a, b) for a, b in product(PRIVATE, CORPORATE) if (":" in a) == (":" in b)}
@@ -203,3 +204,33 @@ def test_a_new_ike_sa_has_all_of_them_again():
     assert networks_of(moat) == PAIRS
     assert networks_of(portal) == crossed(PAIRS)
     assert len(moat.kinds(ChildUp)) == len(PAIRS) * len(moat.kinds(IkeUp))
+
+
+def test_deletes_that_cross_are_answered_without_a_delete():
+    """Each side learns from the other's request that it is gone (RFC 7296, 1.4.1 and 2.25.1).
+
+        HDR, SK{D} ---+  +---  HDR, SK{D}
+                       \\/
+                       /\\
+                 <----+  +---->
+        HDR, SK{} ------------>  <---- HDR, SK{}
+    """
+    network = Network()
+    moat, portal = joined(network, {"child_sas": "per-pair"}, {})
+    network.run(2.0)
+    there = next(up.child for up in portal.outbound.values() if up.child.line == 1)
+    here = next(up.child for up in moat.outbound.values() if up.child.spi_out == there.spi_in)
+    seen = len(network.log)
+    for peer, name, child in ((moat, "portal", here), (portal, "c0001", there)):
+        peer.ike._context.connections[name].children.delete(child.spi_in, network.now)
+    network.run(network.now + 0.2)
+    exchanged = [d for d in network.log[seen:] if exchange_of(d)[0] == INFORMATIONAL]
+    requests = [len(d.data) for d in exchanged if not exchange_of(d)[1]]
+    answers = [len(d.data) for d in exchanged if exchange_of(d)[1]]
+    assert len(requests) == len(answers) == 2
+    assert max(answers) == min(requests) - DELETE_LENGTH
+    assert here.spi_in not in moat.inbound
+    assert there.spi_in not in portal.inbound
+    network.run(network.now + 6.0)
+    assert networks_of(moat) == PAIRS  # the moat fills the place
+    assert not moat.kinds(IkeDown)

@@ -39,8 +39,8 @@ class ChildRecord:
     successor is the inbound SPI of what replaces it, once there is such a one. rekeying: our
     request to replace it is in flight; if the peer replaces it meanwhile, rival_nonce is the
     lowest nonce of the peer's exchange. redundant: it lost against its rival. active: we send on
-    it, or did. leaving: it has been deleted, and decrypts for a little longer. failures counts
-    rekeys that had to wait.
+    it, or did. deleting: our Delete of it has left. leaving: it has been deleted, and decrypts for
+    a little longer. failures counts rekeys that had to wait.
     """
 
     child: ChildSa
@@ -50,6 +50,7 @@ class ChildRecord:
     rival_nonce: bytes | None = None
     redundant: bool = False
     active: bool = False
+    deleting: bool = False
     leaving: bool = False
     failures: int = 0
 

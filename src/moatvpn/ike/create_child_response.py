@@ -55,6 +55,7 @@ def respond(
             record is None
             or sa.rekeying
             or record.successor is not None
+            or record.deleting
             or children.full(record.child.line)
         ):
             # One that we don't know may be what the answer to our own request will make.

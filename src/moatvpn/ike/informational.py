@@ -49,6 +49,7 @@ class DeleteTask(PlainTask):
         record = self._children.records.get(self._spi_in)
         if record is None or record.leaving:
             return None
+        record.deleting = True
         delete = Delete(Protocol.ESP, (self._spi_in.to_bytes(4, "big"),))
         return [(PayloadType.DELETE, delete.encode())]
 
@@ -114,8 +115,10 @@ def respond(
         if (record := connection.children.by_peer_spi(int.from_bytes(spi, "big"))) is not None
     ]
     answer: list[tuple[int, bytes]] = []
-    if gone:
-        ours = tuple(record.child.spi_in.to_bytes(4, "big") for record in gone)
+    # Of one that we are deleting ourselves the peer learns from our own request (1.4.1).
+    told = [record for record in gone if not record.deleting]
+    if told:
+        ours = tuple(record.child.spi_in.to_bytes(4, "big") for record in told)
         answer.append((PayloadType.DELETE, Delete(Protocol.ESP, ours).encode()))
     sa.respond(Exchange.INFORMATIONAL, message_id, answer)
     for record in gone:
