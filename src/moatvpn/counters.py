@@ -47,6 +47,8 @@ class DropReason(Enum):
     IKE_FRAGMENT_UNEXPECTED = "ike-fragment-unexpected"
     IKE_FRAGMENT_REPEATED = "ike-fragment-repeated"
     IKE_FRAGMENT_LIMIT = "ike-fragment-limit"
+    IKE_COOKIE2 = "ike-cookie2"  # RFC 4555, 3.7: a return routability check gone wrong
+    IKE_ADDRESSES_REFUSED = "ike-addresses-refused"  # RFC 4555, 3.5, 3.9
     # drivers
     WILD_OVERSIZE = "wild-oversize"
     WILD_MALFORMED = "wild-malformed"

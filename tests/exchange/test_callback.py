@@ -31,7 +31,7 @@ from network import (
 from moatvpn.counters import DropReason
 from moatvpn.ike.callback import CALL_AGAIN, MOST_CALLING, MOST_CALLS
 from moatvpn.ike.events import IkeDown, IkeUp
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import Exchange
 
 AT_MOAT = Endpoint(MOAT_HOST, 500)
@@ -318,15 +318,10 @@ def test_a_portal_that_has_moved_may_call_from_where_it_was_last():
     network = Network()
     moat, portal = established(network)
     portal.host = "198.51.100.77"
-    portal.ike.rekey("c0001", "child", network.now)
-    # Its requests come from where it is now.
-    network.rewrite = lambda d: (
-        Datagram(d.data, Endpoint(portal.host, d.local.port), d.remote)
-        if d.local.host == PORTAL_HOST
-        else d
-    )
+    # Its envelopes come from where it is now.
+    moat.ike.peer_moved("portal", Endpoint(portal.host, 0), network.now)
     network.run(network.now + 1.0)
-    assert moat.ike.status("portal").peer == Endpoint(portal.host, 500)
+    assert moat.ike.status("portal").peer == Endpoint(portal.host, NAT_PORT)
     network.peers.remove(portal)
     again = Peer(portal.identity, portal.host, 97, portal.signer)
     again.ike.add_connection(portal_config(moat), network.now)

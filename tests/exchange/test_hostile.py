@@ -25,7 +25,7 @@ from network import (
 
 from moatvpn.crypto.aead import new_aead
 from moatvpn.ike.gate import DEFAULT_LIMITS
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import HEADER_LENGTH, Exchange, PayloadType
 
 AT_MOAT, AT_PORTAL = Endpoint(MOAT_HOST, 500), Endpoint(PORTAL_HOST, 500)
@@ -265,4 +265,4 @@ def test_two_peers_on_a_bad_network_end_with_one_of_each(seed, loss, repeat, jit
     assert len(moat.inbound) == len(portal.inbound) == 1
     one, other = moat.ike.status("portal"), portal.ike.status("c0001")
     assert (one.spi_i, one.spi_r) == (other.spi_i, other.spi_r)
-    assert other.peer == Endpoint(moat.host, 500)
+    assert other.peer == Endpoint(moat.host, NAT_PORT)

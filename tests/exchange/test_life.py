@@ -26,7 +26,7 @@ from network import (
 
 from moatvpn.counters import DropReason
 from moatvpn.ike.events import ChildUp, IkeDown, IkeRekeyed, IkeUp, PeerMoved
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 
 
 @pytest.mark.parametrize("side", ["moat", "portal"])
@@ -125,7 +125,7 @@ def test_the_portal_follows_the_moat_to_a_new_address():
     moat.host = "192.0.2.77"
     moat.ike.local_address_changed(network.now)
     network.run(network.now + 1.0)
-    assert portal.kinds(PeerMoved)[-1].peer == Endpoint("192.0.2.77", 500)
+    assert portal.kinds(PeerMoved)[-1].peer == Endpoint("192.0.2.77", NAT_PORT)
     assert not moat.kinds(IkeDown)
     assert connected(moat, portal)
 

@@ -29,7 +29,7 @@ from network import (
 from moatvpn.counters import DropReason
 from moatvpn.ike.events import IkeDown, IkeUp
 from moatvpn.wire.algorithms import CipherSuite
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 
 
 def test_four_messages_make_a_tunnel():
@@ -41,7 +41,7 @@ def test_four_messages_make_a_tunnel():
     child = moat.outbound["portal"].child
     assert (child.suite, child.esn, child.udp) == (CipherSuite.AES_256_GCM, True, False)
     assert child.key_in != child.key_out
-    assert portal.kinds(IkeUp)[0].peer == Endpoint(MOAT_HOST, 500)
+    assert portal.kinds(IkeUp)[0].peer == Endpoint(MOAT_HOST, NAT_PORT)
     assert [str(ts.start) for ts in portal.outbound["c0001"].child.remote_ts] == [
         "10.201.1.0",
         "fd00:201:1::",

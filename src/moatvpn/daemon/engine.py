@@ -81,7 +81,6 @@ class Engine:
             return None
         name = raw.connection
         if raw.moved:
-            self._esp.set_peer(name, source)
             self._ike.peer_moved(name, source, now)
             self._settle()
         if now >= self._note_in.get(name, now):
@@ -245,10 +244,10 @@ class Engine:
             case ChildUp(child, peer, replaces, activate_outbound):
                 self._esp.install(child, peer, activate_outbound=activate_outbound)
                 how = "up" if replaces is None else f"up in place of {replaces:#010x}"
-                way = "UDP" if child.udp else "protocol 50"
+                way = f"{_way(child.udp)}, {peer}"
                 self._log(
                     "info",
-                    f"CHILD_SA {child.spi_in:#010x} {how}: {child.suite.value}, {way}, {peer}",
+                    f"CHILD_SA {child.spi_in:#010x} {how}: {child.suite.value}, {way}",
                     child.connection,
                 )
             case ChildActivate(connection, spi_in):
@@ -256,10 +255,10 @@ class Engine:
             case ChildDown(connection, spi_in):
                 self._esp.remove(spi_in)
                 self._log("info", f"CHILD_SA {spi_in:#010x} down", connection)
-            case PeerMoved(connection, peer):
-                self._esp.set_peer(connection, peer)
+            case PeerMoved(connection, peer, udp):
+                self._esp.set_peer(connection, peer, udp=udp)
                 self._seen_at(connection, peer)
-                self._log("info", f"peer is at {peer} now", connection)
+                self._log("info", f"peer is at {peer} now, {_way(udp)}", connection)
             case IkeUp(connection, peer, initiator):
                 self._seen_at(connection, peer)
                 role = "initiator" if initiator else "responder"
@@ -272,3 +271,7 @@ class Engine:
                 self._configure(connection, assigned)
             case Notice(connection_or_none, level, text):
                 self._log(level, text, connection_or_none)
+
+
+def _way(udp: bool) -> str:
+    return "in UDP" if udp else "as protocol 50"

@@ -79,9 +79,9 @@ class EspProcessor:
         name = child.connection
         connection = self._connections.get(name)
         if connection is None:
-            connection = self._connections[name] = Connection(name, peer)
+            connection = self._connections[name] = Connection(name, peer, child.udp)
             self._route(connection, child)
-        connection.peer = peer
+        connection.peer, connection.udp = peer, child.udp
         self._installed += 1
         pair = Pair(child, connection, self._installed)
         self._inbound[child.spi_in] = connection.pairs[child.spi_in] = pair
@@ -137,11 +137,11 @@ class EspProcessor:
                 del self._inbound[spi]
             self._spd.remove(connection)
 
-    def set_peer(self, connection: str, peer: Endpoint) -> None:
-        """Send the connection's envelopes to peer from now on; port 0 keeps the port."""
+    def set_peer(self, connection: str, peer: Endpoint, *, udp: bool) -> None:
+        """Send the connection's envelopes to peer from now on, in UDP or as IP protocol 50."""
         known = self._connections.get(connection)
         if known is not None:
-            known.peer = Endpoint(peer.host, peer.port or known.peer.port)
+            known.peer, known.udp = peer, udp
 
     def has_inbound(self, spi: int) -> bool:
         """Return whether an SA has this inbound SPI."""
@@ -194,7 +194,7 @@ class EspProcessor:
         if data is None:
             return DropReason.OUT_SA_EXHAUSTED
         # The outer header takes the inner DSCP and ECN (RFC 4301, 5.1.2.1; RFC 6040, 4.1).
-        return Envelope(data, connection.peer, pair.child.udp, traffic_class(packet), name)
+        return Envelope(data, connection.peer, connection.udp, traffic_class(packet), name)
 
     def decapsulate(self, data: bytes, source: Endpoint, outer_tos: int) -> RawPacket | None:
         """Return the raw packet in an ESP packet, or None where there is none to deliver.
@@ -261,4 +261,4 @@ def _is_elsewhere(pair: Pair, source: Endpoint) -> bool:
     if pair is not connection.leader():
         return False
     peer = connection.peer
-    return source.host != peer.host or (pair.child.udp and source.port not in (0, peer.port))
+    return source.host != peer.host or (connection.udp and source.port not in (0, peer.port))

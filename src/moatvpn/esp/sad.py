@@ -36,20 +36,22 @@ class Pair:
 class Connection:
     """A connection's pairs by inbound SPI, those in use for sending, and the peer's address.
 
-    ways has the pair in use of each line, the one installed last first, for a packet to find its
-    own. routed are the selectors of the raw packets that the connection gets. The counts are of raw
-    packets that removed pairs have carried.
+    udp: envelopes travel in UDP, which may change while the pairs live (RFC 4555, 3.5). ways has
+    the pair in use of each line, the one installed last first, for a packet to find its own. routed
+    are the selectors of the raw packets that the connection gets. The counts are of raw packets
+    that removed pairs have carried.
     """
 
     __slots__ = (
         "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer", "routed",
-        "ways",
+        "udp", "ways",
     )  # fmt: skip
 
-    def __init__(self, name: str, peer: Endpoint) -> None:
+    def __init__(self, name: str, peer: Endpoint, udp: bool) -> None:
         self.name = name
         self.peer = peer
         self.routed: tuple[TrafficSelector, ...] = ()
+        self.udp = udp
         self.pairs: dict[int, Pair] = {}
         self.ways: tuple[Pair, ...] = ()
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0

@@ -43,7 +43,7 @@ def statistics_of(connection: Connection) -> EspStatistics:
         spi_out=child.spi_out if child is not None else None,
         suite=child.suite.value if child is not None else None,
         esn=child.esn if child is not None else False,
-        udp=child.udp if child is not None else False,
+        udp=connection.udp,
         sequence=active.outbound.sequence if active is not None else 0,
         child_sas=len(connection.ways),
     )

@@ -18,7 +18,7 @@ from moatvpn.counters import DropReason
 from moatvpn.crypto.sign import ED25519_ALGORITHM, verify
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import callback, configuration
+from moatvpn.ike import callback, configuration, mobike
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.context import Context
@@ -120,6 +120,7 @@ class AuthTask(PlainTask):
             (PayloadType.TS_I, encode_selectors(ours)),
             (PayloadType.TS_R, encode_selectors(theirs)),
             (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
+            *mobike.offer(self._sa),
         ]
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
@@ -136,6 +137,7 @@ class AuthTask(PlainTask):
             raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, "responder's proof")
         child = self._child(payloads)
         assigned = configuration.taken(config, payloads, child.local_ts)
+        mobike.agree(self._sa, payloads)
         self._connection.established(self._sa, child, now)
         if assigned is not None:
             self._connection.configured(assigned)
@@ -180,6 +182,7 @@ def respond(
     answer = _proof(sa, secrets, PayloadType.ID_R)
     try:
         callback.settle(connection, sa)
+        _refuse_nat(sa, payloads)
         child, choice = _answer_child(sa, connection, secrets, payloads)
     except RefusalError as refusal:
         # The proof goes with it, as 2.21.2 has it: only the CHILD_SA has failed. But without one
@@ -195,8 +198,17 @@ def respond(
         (PayloadType.TS_I, encode_selectors(child.remote_ts)),
         (PayloadType.TS_R, encode_selectors(child.local_ts)),
     ]
+    if mobike.agree(sa, payloads):
+        answer += mobike.offer(sa)
     sa.respond(Exchange.IKE_AUTH, message_id, answer)
     connection.established(sa, child, now)
+
+
+def _refuse_nat(sa: IkeSa, payloads: Sequence[RawPayload]) -> None:
+    """Raise RefusalError where the initiator forbids a NAT that its message met (RFC 4555, 3.9)."""
+    if mobike.meets_a_nat(notifies_of(payloads), sa.local, sa.remote):
+        refusal = Notify(NotifyType.UNEXPECTED_NAT_DETECTED)
+        raise RefusalError(DropReason.IKE_ADDRESSES_REFUSED, refusal)
 
 
 def _identify(

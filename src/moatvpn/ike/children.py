@@ -113,7 +113,8 @@ class Children:
         lifetime = self._connection.config.child_lifetime * self._context.lifetime_part()
         ends = self._context.scheduler.at(now + lifetime, lambda at: self.rekey(child.spi_in, at))
         record = self.records[child.spi_in] = ChildRecord(child, ends, active=activate)
-        self._context.events.append(ChildUp(child, sa.remote, replaces, activate))
+        peer = self._connection.addresses.peer or sa.remote
+        self._context.events.append(ChildUp(child, peer, replaces, activate))
         return record
 
     def fill(self, now: float) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import init
+from moatvpn.ike.addresses import Addresses
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
-from moatvpn.ike.events import Configured, IkeDown, IkeUp, PeerMoved
+from moatvpn.ike.events import Configured, IkeDown, IkeUp
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.informational import LivenessTask, farewell
+from moatvpn.ike.informational import farewell
 from moatvpn.ike.init import InitSecrets
+from moatvpn.ike.mobike import LivenessTask
 from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
@@ -58,6 +61,7 @@ class Connection:
         self.sa: IkeSa | None = None
         self.attempt: tuple[IkeSa, InitSecrets] | None = None
         self.children = Children(context, self)
+        self.addresses = Addresses(context, self)
         self._retry: Deadline | None = None
         self._watch: Deadline | None = None
         self._unanswered: Deadline | None = None
@@ -66,7 +70,7 @@ class Connection:
         self._last_inbound = now
         self._removed = False
         if config.initiate:
-            self._expect_calls()
+            self.expect_calls()
             self._retry_at(now + START_SPREAD * context.fraction())
 
     # Setting up
@@ -102,9 +106,13 @@ class Connection:
         """Return whether the peer may call from host: anywhere, unless it is we who call."""
         return not self.config.initiate or self._context.callers.may_call(self.config.name, host)
 
-    def _expect_calls(self) -> None:
-        """Let the peer that we call call us, too, from where it is configured or was last."""
-        hosts = [self.config.remote_address, self.sa.remote.host if self.sa else None]
+    def expect_calls(self) -> None:
+        """Let the peer that we call call us, too: from where it is configured, is, or may be."""
+        if not self.config.initiate:
+            return
+        peer = self.addresses.peer
+        hosts = [self.config.remote_address, peer.host if peer is not None else None]
+        hosts += self.sa.mobility.peer_hosts if self.sa is not None else ()
         self._context.callers.expect(self.config.name, [host for host in hosts if host])
 
     def _drop_attempt(self) -> None:
@@ -123,6 +131,7 @@ class Connection:
             sa.expires.cancel()
         sa.forget_half_open()
         sa.move(State.ESTABLISHED)
+        self.addresses.begin(sa)
         self.adopt(sa, now)
         self._context.events.append(IkeUp(self.config.name, sa.remote, sa.initiator))
         self.children.add(sa, child, None, True, now)
@@ -143,14 +152,11 @@ class Connection:
         self.sa = sa
         sa.connection = self.config.name
         sa.established_at = now
-        if self.config.initiate:
-            self._expect_calls()
+        self.addresses.handed_over(sa, now)
+        self.expect_calls()
         when = now + self.config.ike_lifetime * self._context.lifetime_part()
         sa.rekey_at = self._context.scheduler.at(when, self.rekey_ike)
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-        if sa.behind_nat:
-            self._keepalive = self._context.scheduler.at(now + KEEPALIVE_SECONDS, self._keep_alive)
+        self.keep_mapping(now)
 
     # Rekeying the IKE SA
 
@@ -196,6 +202,13 @@ class Connection:
         if self._unanswered is None and self.sa is not None:
             self._unanswered = self._context.scheduler.at(now + UNANSWERED_SECONDS, self._no_answer)
 
+    def keep_mapping(self, now: float) -> None:
+        """Send keepalives from now on if there is a NAT on our side, and else none."""
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        if self.sa is not None and self.sa.behind_nat:
+            self._keepalive = self._context.scheduler.at(now + KEEPALIVE_SECONDS, self._keep_alive)
+
     def _keep_alive(self, now: float) -> None:
         """Keep the NAT in front of us from forgetting us, if nothing else has."""
         if self.sa is None or not self.sa.behind_nat:
@@ -227,10 +240,12 @@ class Connection:
 
     def check_liveness(self, now: float) -> None:
         """Ask the peer whether it lives, unless some request waits for it already."""
+        if self.config.initiate and self.addresses.own_changed(now):
+            return
         if self.sa is not None and self.sa.pending is None:
-            self.sa.start(LivenessTask(), now)
+            self.sa.start(LivenessTask(self, self.sa), now)
 
-    def suspect(self, sa: IkeSa, now: float) -> None:
+    def suspect(self, sa: IkeSa, request: Sequence[bytes], now: float) -> None:
         """Take in that sa leaves a request unanswered.
 
         The peer may have lost it with all its state; so try a new one while the old one has its
@@ -238,6 +253,7 @@ class Connection:
         """
         if sa is self.sa and self.config.initiate and self.attempt is None:
             self.begin(now)
+        self.addresses.unanswered(sa, request, now)
 
     def local_address_changed(self, now: float) -> None:
         """Our own address may be another one: speak from it at once."""
@@ -247,26 +263,8 @@ class Connection:
         attempt = self.attempt[0] if self.attempt is not None else None
         if attempt is None or self._context.local_address(str(address)) != attempt.local.host:
             self.begin(now)
-        if self.sa is None:
-            return
-        host = self._context.local_address(self.sa.remote.host)
-        if host is None or host == self.sa.local.host:
-            return
-        self.sa.local = Endpoint(host, self.sa.local.port)
-        if not self.sa.resend(now):
-            self.check_liveness(now)
-
-    def peer_moved(self, peer: Endpoint, now: float) -> None:
-        """The peer's address is another one; port 0 keeps the port."""
-        if self.sa is None:
-            return
-        remote = Endpoint(peer.host, peer.port or self.sa.remote.port)
-        if remote != self.sa.remote:
-            self.sa.remote = remote
-            if self.config.initiate:
-                self._expect_calls()
-            self._context.events.append(PeerMoved(self.config.name, remote))
-            self.sa.resend(now)  # what is in flight went to where the peer is no more
+        if not self.addresses.own_changed(now):
+            self.check_liveness(now)  # another network may have given us the same address
 
     # Ending
 
@@ -318,7 +316,7 @@ class Connection:
             name=self.config.name,
             state=State.ESTABLISHED.value if sa else idle,
             role="initiator" if self.config.initiate else "responder",
-            peer=sa.remote if sa else None,
+            peer=self.addresses.peer if sa else None,
             nat=sa.nat if sa else False,
             spi_i=sa.spi_i if sa else b"",
             spi_r=sa.spi_r if sa else b"",

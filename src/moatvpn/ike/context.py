@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import Counters
@@ -35,12 +35,14 @@ class Context:
         random: Callable[[int], bytes],
         local_address: Callable[[str], str | None],
         limits: Limits,
+        own_hosts: Sequence[str],
     ) -> None:
         self.identity = identity
         self.signer = signer
         self.counters = counters
         self.random = random
         self.local_address = local_address
+        self.own_hosts = own_hosts
         self.scheduler = Scheduler()
         self.reassembly = Reassembly(self.scheduler)
         self.outbox: list[Datagram] = []

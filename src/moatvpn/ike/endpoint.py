@@ -53,8 +53,8 @@ class IkeEndpoint:
 
     identity is our FQDN; signer holds our key; counters takes the drops; random(n) gives n octets
     fit for keys; local_address(host) gives the address that we would send from to host, None where
-    there is no way now; limits bounds what strangers cost. now is seconds of a clock that never
-    goes back.
+    there is no way now; limits bounds what strangers cost; own_hosts are all addresses that peers
+    may reach us at, where there are several. now is seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -65,8 +65,11 @@ class IkeEndpoint:
         random: Callable[[int], bytes],
         local_address: Callable[[str], str | None],
         limits: Limits = DEFAULT_LIMITS,
+        own_hosts: Sequence[str] = (),
     ) -> None:
-        self._context = Context(identity, signer, counters, random, local_address, limits)
+        self._context = Context(
+            identity, signer, counters, random, local_address, limits, own_hosts
+        )
 
     # Connections
 
@@ -140,10 +143,10 @@ class IkeEndpoint:
             connection.outbound(now)
 
     def peer_moved(self, name: str, peer: Endpoint, now: float) -> None:
-        """An authentic envelope came from a new address; port 0 keeps the port."""
+        """The newest authentic envelope came from a new address; port 0 keeps the port."""
         connection = self._context.connections.get(name)
         if connection is not None:
-            connection.peer_moved(peer, now)
+            connection.addresses.envelope_from(peer, now)
 
     def remember_peer(self, name: str, peer: Endpoint, now: float) -> None:
         """Call the peer of a connection that waits: before a restart of ours it was at peer."""
@@ -215,7 +218,7 @@ class IkeEndpoint:
         if whole is None:
             return  # other fragments are to come
         if header.response:
-            self._response(sa, header, whole, now)
+            self._response(sa, header, datagram, whole, now)
         else:
             self._request(sa, header, datagram, whole, now)
 
@@ -234,18 +237,22 @@ class IkeEndpoint:
         if not done:
             init.send_request(sa, secrets, policy, force_udp, now)
             return
-        if sa.nat and sa.local.port != NAT_PORT:
-            # Behind a NAT everything moves to port 4500, on both sides (2.23).
+        if (sa.nat or sa.mobility.nat_traversal) and sa.local.port != NAT_PORT:
+            # Behind a NAT everything moves to port 4500, on both sides (2.23); so does whoever
+            # speaks MOBIKE, because there may be a NAT later (RFC 4555, 3.3).
             sa.local = Endpoint(sa.local.host, NAT_PORT)
             sa.remote = Endpoint(sa.remote.host, NAT_PORT)
         sa.move(State.AUTH_SENT)
         sa.start(auth.AuthTask(connection, sa, secrets), now)
 
-    def _response(self, sa: IkeSa, header: IkeHeader, opened: Opened, now: float) -> None:
+    def _response(
+        self, sa: IkeSa, header: IkeHeader, datagram: Datagram, opened: Opened, now: float
+    ) -> None:
         task = sa.take_response(header.message_id, header.exchange)
         connection = self._context.connection_of(sa)
         if connection is not None and connection.sa is sa:
             connection.inbound(now)
+            connection.addresses.response_from(sa, datagram.local, datagram.remote, now)
         if task is None:
             return
         try:
@@ -301,11 +308,17 @@ class IkeEndpoint:
         sa.respond(header.exchange, header.message_id, [(PayloadType.NOTIFY, notify.encode())])
 
     def _follow(self, sa: IkeSa, datagram: Datagram, now: float) -> None:
-        """Answer to where an authentic, new request came from, and move the connection there."""
+        """Answer to where an authentic, new request came from, and move the connection there.
+
+        With MOBIKE no request moves anything but one that says so (RFC 4555, 3.8).
+        """
+        sa.asked_via = datagram.local, datagram.remote
+        if sa.mobility.supported:
+            return
         sa.local = datagram.local
         connection = self._context.connection_of(sa)
         if connection is not None and connection.sa is sa:
-            connection.peer_moved(datagram.remote, now)
+            connection.addresses.follow(sa, datagram.remote, now)
         elif datagram.remote != sa.remote:
             sa.forget_half_open()
             sa.remote = datagram.remote

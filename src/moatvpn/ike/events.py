@@ -61,10 +61,11 @@ class ChildDown:
 
 @dataclass(frozen=True, slots=True)
 class PeerMoved:
-    """An authenticated message came from a new address of the peer."""
+    """The peer is at a new address, or envelopes are to travel otherwise: in UDP or without."""
 
     connection: str
     peer: Endpoint
+    udp: bool
 
 
 @dataclass(frozen=True, slots=True)

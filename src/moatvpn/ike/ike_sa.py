@@ -10,6 +10,7 @@ from moatvpn.crypto.keymat import IkeKeys
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.ike.context import Context
 from moatvpn.ike.fragmentation import LONGEST_MESSAGE, Opened, pieces
+from moatvpn.ike.mobility import Mobility
 from moatvpn.ike.proposal import IkeChoice
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import TRANSITIONS, State
@@ -28,6 +29,8 @@ from moatvpn.wire.ike_header import (
 
 # Seconds from one sending of a request to the next; after the last the peer counts as dead.
 RETRANSMIT_AFTER = (0.5, 1.0, 2.0, 4.0)
+# Where the peer decides the addresses, it gets the time to find a way (RFC 4555, 3.11): 5 minutes.
+PATIENT = (*RETRANSMIT_AFTER, 8.0, 16.0, 32.0, *[60.0] * 4)
 _JITTER = 0.1
 # Where a payload's sealed part begins; what is before it is authenticated, too.
 _SEALED_AT: dict[int, int] = {
@@ -57,6 +60,9 @@ class IkeSa:
     fragmentation: both take messages in fragments (RFC 7383).
     nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
     began_at: when the request of the peer that made it came in; 0 where we made it.
+    seen_as: the hash of our address as the peer saw it last, empty where it has not told yet.
+    mobility: shared with the IKE SAs that this one replaces and that replace it.
+    asked_via: our address and the peer's of the request that we are answering.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -72,6 +78,9 @@ class IkeSa:
     fragmentation: bool = False
     nat: bool = False
     behind_nat: bool = False
+    seen_as: bytes = b""
+    mobility: Mobility = field(default_factory=Mobility)
+    asked_via: tuple[Endpoint, Endpoint] | None = None
     sent_at: float = 0.0
     began_at: float = 0.0
     choice: IkeChoice | None = None
@@ -203,17 +212,18 @@ class IkeSa:
         pending = self.pending
         if pending is None or self.state is State.CLOSED:
             return
-        if pending.sent == len(RETRANSMIT_AFTER):
+        schedule = PATIENT if self.mobility.waits else RETRANSMIT_AFTER
+        if pending.sent == len(schedule):
             self.dead(now)
             return
         self.send(*pending.datagrams)
         self.sent_at = now
-        delay = RETRANSMIT_AFTER[pending.sent] * (1 + _JITTER * self.context.fraction())
+        delay = schedule[pending.sent] * (1 + _JITTER * self.context.fraction())
         pending.sent += 1
         pending.deadline = self.context.scheduler.at(now + delay, self._send_pending)
         connection = self.context.connections.get(self.connection or "")
         if connection is not None and self.silent:
-            connection.suspect(self, now)
+            connection.suspect(self, pending.datagrams, now)
 
     def resend(self, now: float) -> bool:
         """Send the request in flight again at once and start its schedule over."""
@@ -258,9 +268,13 @@ class IkeSa:
         self._next_task(now)
 
     def respond(self, exchange: int, message_id: int, body: Payloads) -> None:
-        """Send a protected response and keep it for retransmitted requests."""
+        """Send a protected response, and keep it for retransmitted requests.
+
+        It goes to where the request came from, whatever our own requests are sent to (2.11).
+        """
         self.cached_response = self.datagrams(exchange, message_id, True, body)
-        self.send(*self.cached_response)
+        local, remote = self.asked_via or (self.local, self.remote)
+        self.context.outbox += [Datagram(data, local, remote) for data in self.cached_response]
 
     def close(self) -> None:
         """Forget everything: timers, exchanges, rival, entries in the tables."""

@@ -1,4 +1,4 @@
-"""INFORMATIONAL (RFC 7296, 1.4): liveness checks and deletes, both roles.
+"""INFORMATIONAL (RFC 7296, 1.4): deletes in both roles, and the answer to whatever is asked.
 
 HDR, SK{[D]} ------------>
              <------------  HDR, SK{[D]}
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from moatvpn.ike import mobike
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, PlainTask, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 # What ends an IKE SA without a Delete (2.21.2).
 _FATAL = (NotifyType.AUTHENTICATION_FAILED, NotifyType.INVALID_SYNTAX)
-
-
-class LivenessTask(PlainTask):
-    """An empty request; any response proves that the peer lives (2.4)."""
-
-    exchange = Exchange.INFORMATIONAL
-
-    def build(self, now: float) -> Payloads:
-        """Return no payloads."""
-        return []
-
-    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
-        """Do nothing: the response itself was the point."""
 
 
 class DeleteTask(PlainTask):
@@ -95,7 +83,7 @@ def respond(
     message_id: int,
     now: float,
 ) -> None:
-    """Answer a liveness check or a Delete."""
+    """Answer a liveness check, a Delete, or what MOBIKE asks."""
     deletes = [parse_delete(p.body) for p in payloads if p.type == PayloadType.DELETE]
     if any(delete.protocol == Protocol.IKE for delete in deletes):
         sa.respond(Exchange.INFORMATIONAL, message_id, [])
@@ -114,12 +102,14 @@ def respond(
         for spi in delete.spis
         if (record := connection.children.by_peer_spi(int.from_bytes(spi, "big"))) is not None
     ]
-    answer: list[tuple[int, bytes]] = []
+    request = mobike.read(connection, sa, payloads)
+    answer = request.answer
     # Of one that we are deleting ourselves the peer learns from our own request (1.4.1).
     told = [record for record in gone if not record.deleting]
     if told:
         ours = tuple(record.child.spi_in.to_bytes(4, "big") for record in told)
         answer.append((PayloadType.DELETE, Delete(Protocol.ESP, ours).encode()))
     sa.respond(Exchange.INFORMATIONAL, message_id, answer)
+    connection.addresses.requested(request, now)
     for record in gone:
         connection.children.deleted(record, now)

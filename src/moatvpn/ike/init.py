@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import KeyExchange, new_key_exchange
 from moatvpn.crypto.keymat import Seed, ike_keys
-from moatvpn.crypto.nat import nat_detection_hash
 from moatvpn.errors import PeerError
+from moatvpn.ike import nat
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.mobility import Mobility
 from moatvpn.ike.proposal import IkePolicy, accept, choose, offer
 from moatvpn.ike.refusal import CriticalPayloadError, RefusalError
 from moatvpn.ike.state import State
@@ -114,16 +115,11 @@ def send_request(
 
 
 def _notifies(sa: IkeSa, force_udp: bool) -> list[tuple[int, bytes]]:
-    # A source hash that cannot match makes the peer see a NAT, and so use UDP (2.23).
-    source = bytes(20) if force_udp else nat_detection_hash(sa.spi_i, sa.spi_r, sa.local)
-    destination = nat_detection_hash(sa.spi_i, sa.spi_r, sa.remote)
-    notifies = [
-        Notify(NotifyType.NAT_DETECTION_SOURCE_IP, source),
-        Notify(NotifyType.NAT_DETECTION_DESTINATION_IP, destination),
-        Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES),
-        *_extensions(sa),
+    notifies = [Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES), *_extensions(sa)]
+    return [
+        *nat.payloads(nat.Path(sa.spi_i, sa.spi_r, sa.local, sa.remote), force_udp),
+        *((PayloadType.NOTIFY, notify.encode()) for notify in notifies),
     ]
-    return [(PayloadType.NOTIFY, notify.encode()) for notify in notifies]
 
 
 def _extensions(sa: IkeSa) -> list[Notify]:
@@ -143,13 +139,12 @@ def _agree_on_extensions(sa: IkeSa, notifies: Sequence[Notify]) -> None:
 
 def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
     """Take in which of the two addresses the peer sees as another one than we do (2.23)."""
-    sources = [n.data for n in notifies if n.type == NotifyType.NAT_DETECTION_SOURCE_IP]
-    targets = [n.data for n in notifies if n.type == NotifyType.NAT_DETECTION_DESTINATION_IP]
     # The request was hashed before the responder had chosen its SPI.
     spi_r = sa.spi_r if sa.initiator else NO_SPI
-    there = bool(sources) and nat_detection_hash(sa.spi_i, spi_r, sa.remote) not in sources
-    here = bool(targets) and nat_detection_hash(sa.spi_i, spi_r, sa.local) not in targets
-    sa.nat, sa.behind_nat = sa.nat or there or here, here
+    seen = nat.see(nat.Path(sa.spi_i, spi_r, sa.local, sa.remote), notifies)
+    sa.mobility = Mobility(sa.initiator, nat_traversal=seen is not None, force_udp=sa.nat)
+    if seen is not None:
+        sa.nat, sa.behind_nat = sa.nat or seen.there or seen.here, seen.here
 
 
 def public_value(ke: bytes | None, group: Group) -> bytes:

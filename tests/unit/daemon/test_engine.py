@@ -132,7 +132,7 @@ def child(spi_in: int = 0x11) -> ChildSa:
         (ChildUp(child(), PEER, 0x10, False), ("install", child(), PEER, False)),
         (ChildActivate("c1", 0x11), ("activate", 0x11)),
         (ChildDown("c1", 0x11), ("remove", 0x11)),
-        (PeerMoved("c1", PEER), ("set_peer", "c1", PEER)),
+        (PeerMoved("c1", PEER, True), ("set_peer", "c1", PEER, True)),
         (IkeUp("c1", PEER, True), None),
         (IkeDown("c1", "the peer deleted it"), None),
         (IkeRekeyed("c1"), None),
@@ -152,7 +152,7 @@ def test_the_log_names_the_connection_and_holds_no_key(made: Fixture) -> None:
         ChildUp(child(), PEER, 0x10, True),
         IkeUp("c1", PEER, False),
         IkeDown("c1", "no answer"),
-        PeerMoved("c1", PEER),
+        PeerMoved("c1", PEER, False),
         Notice(None, "warning", "text"),
     ]
     made.engine.handle_timer(100.0)
@@ -211,12 +211,12 @@ def test_traffic_in_is_told_twice_a_second(made: Fixture) -> None:
     assert made.ike.calls == [("note_inbound", "c1", 100.0), ("note_inbound", "c1", 100.5)]
 
 
-def test_a_move_that_esp_saw_reaches_both(made: Fixture) -> None:
+def test_ike_decides_about_a_move_that_esp_saw(made: Fixture) -> None:
     elsewhere = Endpoint("203.0.113.9", 0)
     made.esp.moved = True
     made.engine.from_esp(b"c1", elsewhere, 0, 100.0)
-    assert ("set_peer", "c1", elsewhere) in made.esp.calls
     assert ("peer_moved", "c1", elsewhere, 100.0) in made.ike.calls
+    assert made.esp.calls == []
 
 
 def test_worn_sas_are_rekeyed_and_a_refusal_is_logged(made: Fixture) -> None:
@@ -303,7 +303,11 @@ def test_where_the_peers_of_waiting_connections_are_is_remembered(
     made.engine.add(make_connection(2, initiate=True, remote_address="198.51.100.2"), 95.0)
     moved = Endpoint("192.0.2.77", 500)
     for name in ("c1", "c2"):
-        made.ike.events += [IkeUp(name, PEER, False), PeerMoved(name, moved), IkeDown(name, "gone")]
+        made.ike.events += [
+            IkeUp(name, PEER, False),
+            PeerMoved(name, moved, True),
+            IkeDown(name, "gone"),
+        ]
     made.engine.handle_timer(100.0)
     assert made.noted == [("c1", PEER), ("c1", moved)]
     made.engine.shutdown(101.0)

@@ -227,7 +227,10 @@ def test_after_a_deletion_nothing_crosses_in_clear(lab: Lab) -> None:
 
 def test_a_silent_peer_is_found_out_and_found_again(lab: Lab) -> None:
     lab.network.path = lambda packet: ()
-    lab.run(120)
+    lab.run(60)
+    assert lab.moat.engine.show("portal1", lab.now)["state"] == "connecting"
+    assert lab.portal.engine.show("m0001", lab.now)["state"] == "established"  # it waits 5 minutes
+    lab.run(300)
     assert lab.portal.engine.show("m0001", lab.now)["state"] == "waiting"
     lab.network.path = lambda packet: (packet,)
     lab.run(120)

@@ -229,7 +229,7 @@ def test_only_the_newest_packet_from_elsewhere_says_that_the_peer_moved():
     moat, portal = pair()
     first, second, third = (moat.send(ipv4()).data for _ in range(3))
     assert portal.receive(second, ELSEWHERE).moved
-    portal.esp.set_peer("c0001", ELSEWHERE)
+    portal.esp.set_peer("c0001", ELSEWHERE, udp=True)
     assert not portal.receive(first, MOAT).moved  # late, from where the peer was
     assert not portal.receive(third, ELSEWHERE).moved
 

@@ -129,11 +129,18 @@ def test_a_removed_connection_has_no_policy_and_leaves_others_alone():
 def test_the_peer_of_each_connection_is_its_own():
     portal = Peer("c0001", MOAT)
     portal.esp.install(Ends().portal, MOAT, activate_outbound=True)
-    portal.esp.set_peer("c0001", Endpoint("192.0.2.77", 31000))
-    portal.esp.set_peer("nobody", Endpoint("192.0.2.78", 1))
+    portal.esp.set_peer("c0001", Endpoint("192.0.2.77", 31000), udp=True)
+    portal.esp.set_peer("nobody", Endpoint("192.0.2.78", 1), udp=True)
     assert portal.send(ipv4(source=CORP, target=PC)).peer == Endpoint("192.0.2.77", 31000)
-    portal.esp.set_peer("c0001", Endpoint("192.0.2.79", 0))
-    assert portal.send(ipv4(source=CORP, target=PC)).peer == Endpoint("192.0.2.79", 31000)
+
+
+def test_the_encapsulation_changes_under_an_sa():
+    portal = Peer("c0001", MOAT)
+    portal.esp.install(Ends(udp=False).portal, MOAT, activate_outbound=True)
+    for udp in (False, True, False):
+        portal.esp.set_peer("c0001", MOAT, udp=udp)
+        assert portal.send(ipv4(source=CORP, target=PC)).udp is udp
+        assert portal.esp.statistics("c0001").udp is udp
 
 
 @pytest.mark.parametrize("esn", [True, False])

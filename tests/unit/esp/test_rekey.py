@@ -141,7 +141,7 @@ def test_a_late_packet_on_the_old_sa_does_not_move_the_peer_back():
     moat.esp.install(NEW.moat, PORTAL, activate_outbound=True)
     elsewhere = Endpoint("192.0.2.99", 4500)
     assert portal.receive(moat.send(ipv4()).data, elsewhere).moved
-    portal.esp.set_peer("c0001", elsewhere)
+    portal.esp.set_peer("c0001", elsewhere, udp=False)
     # The newest of its SA, but not of the connection.
     assert not portal.receive(late.data, MOAT).moved
 
@@ -149,7 +149,7 @@ def test_a_late_packet_on_the_old_sa_does_not_move_the_peer_back():
 def test_a_move_is_for_every_sa_of_the_connection():
     moat, portal = pair(OLD)
     portal.esp.install(NEW.portal, MOAT, activate_outbound=False)
-    portal.esp.set_peer("c0001", Endpoint("192.0.2.99", 31000))
+    portal.esp.set_peer("c0001", Endpoint("192.0.2.99", 31000), udp=True)
     assert portal.send(to_pc()).peer.host == "192.0.2.99"
     moat.esp.install(NEW.moat, PORTAL, activate_outbound=True)
     assert portal.receive(moat.send(ipv4()).data) is not None
