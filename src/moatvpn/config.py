@@ -88,7 +88,7 @@ class ConnectionConfig:
     assigned_domains: tuple[str, ...] = ()
     child_lifetime: float = 3600.0
     ike_lifetime: float = 14400.0
-    dpd_interval: float = 10.0
+    dpd_interval: float = 8.0
 
     def public_keys(self) -> tuple[bytes, ...]:
         """Return remote_public_keys decoded to SubjectPublicKeyInfo octets."""
@@ -336,7 +336,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         assigned_domains=get.domains("assigned_domains"),
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
-        dpd_interval=get.seconds("dpd_interval", 10.0, 1.0),
+        dpd_interval=get.seconds("dpd_interval", 8.0, 1.0),
     )
 
 

@@ -33,7 +33,7 @@ from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 @pytest.mark.parametrize("seed", range(4))
 def test_child_rekey_never_leaves_a_moment_without_a_usable_sa(side, seed):
     network = Network(seed, loss=0.2, repeat=0.2, jitter=0.2)
-    moat, portal = pair(network)
+    moat, portal = pair(network, dpd_interval=60.0)  # no set-up anew instead of the rekey
     network.run(30.0)
     assert connected(moat, portal)
     watch_usable(network, moat, portal)
