@@ -60,7 +60,7 @@ class Box:
             self.counters,
             randomness.randbytes,
             self.host.local_address,
-            own_hosts,
+            own_hosts=own_hosts,
         )
         self.engine = Engine(ike, EspProcessor(self.counters), self.counters, log)
         self.forwarder = Forwarder(

@@ -34,7 +34,7 @@ class Addresses:
     not answered there. changes counts those of the IKE SA.
     """
 
-    __slots__ = ("_connection", "_context", "_hold", "_seen", "_task", "changes", "peer")
+    __slots__ = ("_connection", "_context", "_guess", "_hold", "_seen", "_task", "changes", "peer")
 
     def __init__(self, context: Context, connection: Connection) -> None:
         self._context = context
@@ -42,12 +42,14 @@ class Addresses:
         self._task: PathTask | None = None
         self._seen: Seen | None = None  # what the peer's last update told of NATs
         self._hold = 0.0
+        self._guess = False  # an envelope alone has told of the address that IKE speaks to
         self.peer: Endpoint | None = None
         self.changes = 0
 
     def begin(self, sa: IkeSa) -> None:
         """Start with the addresses of a fresh IKE SA: those of IKE_AUTH (RFC 4555, 3.3)."""
-        self.peer, self._task, self._seen, self._hold = sa.remote, None, None, 0.0
+        self.peer, self._task, self._seen = sa.remote, None, None
+        self._hold, self._guess = 0.0, False
         self.changes += 1
 
     def handed_over(self, sa: IkeSa, now: float) -> None:
@@ -64,6 +66,7 @@ class Addresses:
         if (sa.local, sa.remote) == (local, remote):
             return
         self.changes += 1
+        self._guess = False
         for each in (sa, sa.rival[0] if sa.rival is not None else sa):
             each.local, each.remote = local, remote
 
@@ -154,6 +157,7 @@ class Addresses:
         elif remote != sa.remote and now >= self._hold:
             self._hold, self._seen = now + HOLD_SECONDS, None
             self._point(sa, sa.local, remote)
+            self._guess = True
             self._ask(sa, False, now)
 
     def follow(self, sa: IkeSa, remote: Endpoint, now: float) -> None:
@@ -197,14 +201,15 @@ class Addresses:
         """Take in that a request, of which these are the datagrams, goes unanswered.
 
         Who steers tries the peer's other addresses with it; the other goes back to the address that
-        was proved last.
+        was proved last, unless it was the peer itself that told of the new one.
         """
         if sa is not self._connection.sa or not sa.mobility.supported or self.peer is None:
             return
         if self._connection.config.initiate and self.own_changed(now):
             return
         if not sa.mobility.steers:
-            self._point(sa, sa.local, self.peer)
+            if self._guess:
+                self._point(sa, sa.local, self.peer)
             return
         known = (self.peer.host, *sa.mobility.peer_hosts, self._connection.config.remote_address)
         for host in dict.fromkeys(known):

@@ -192,6 +192,8 @@ class Connection:
         if self._unanswered is not None:
             self._unanswered.cancel()
             self._unanswered = None
+        if self.sa is not None:
+            self.sa.peer_lives(now)
         # Once IKE_AUTH has left, the peer may have replaced our IKE SA already: then go on.
         if self.sa is not None and self.attempt and self.attempt[0].state is State.INIT_SENT:
             self._drop_attempt()

@@ -49,6 +49,7 @@ class _Pending:
     datagrams: tuple[bytes, ...]
     task: Task | None
     sent: int = 0
+    last: float = 0.0  # when it was sent last
     deadline: Deadline | None = None
 
 
@@ -217,7 +218,7 @@ class IkeSa:
             self.dead(now)
             return
         self.send(*pending.datagrams)
-        self.sent_at = now
+        self.sent_at = pending.last = now
         delay = schedule[pending.sent] * (1 + _JITTER * self.context.fraction())
         pending.sent += 1
         pending.deadline = self.context.scheduler.at(now + delay, self._send_pending)
@@ -234,6 +235,13 @@ class IkeSa:
         self.pending.sent = 0
         self._send_pending(now)
         return True
+
+    def peer_lives(self, now: float) -> None:
+        """Send the request in flight again if it waits for long, for the peer is there again."""
+        pending = self.pending
+        if pending is not None and pending.last + RETRANSMIT_AFTER[-1] < now:
+            self.send(*pending.datagrams)
+            self.sent_at = pending.last = now
 
     def dead(self, now: float) -> None:
         """Tell the connection that the peer is gone."""
