@@ -71,6 +71,7 @@ class Box:
         self.forwarder.from_tun()
         self.forwarder.from_raw()
         for port in self.host.ports:
+            self.forwarder.from_strangers(port)
             self.forwarder.from_udp(port)
 
     def busy(self) -> bool:
@@ -78,7 +79,7 @@ class Box:
         return bool(
             self.tun.waiting
             or self.host.raw.waiting
-            or any(port.messages or port.arrivals for port in ports)
+            or any(port.messages or port.arrivals or port.strangers.messages for port in ports)
         )
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moatvpn.daemon.engine import Engine
-from moatvpn.drivers.interfaces import Clock, EspArrival, RawSocket, Tun, UdpSocket
-from moatvpn.wire.endpoint import NAT_PORT
+from moatvpn.drivers.interfaces import (
+    STRANGERS_BATCH,
+    Clock,
+    EspArrival,
+    RawSocket,
+    Tun,
+    UdpSocket,
+)
+from moatvpn.wire.endpoint import NAT_PORT, Datagram
 
 
 class Forwarder:
@@ -48,7 +55,13 @@ class Forwarder:
 
     def from_udp(self, port: int) -> None:
         """Take in the ESP packets and IKE messages that wait at one of our UDP ports."""
-        arrivals, messages = self._ports[port].receive()
+        self._take(*self._ports[port].receive())
+
+    def from_strangers(self, port: int) -> None:
+        """Take in a few of the messages at one of our UDP ports that belong to no SA."""
+        self._take(*self._ports[port].strangers.receive(STRANGERS_BATCH))
+
+    def _take(self, arrivals: list[EspArrival], messages: list[Datagram]) -> None:
         now = self._clock()
         for message in messages:
             self._engine.from_ike(message, now)

@@ -97,7 +97,8 @@ class Daemon:
             self._loop.watch(tun, self._forwarder.from_tun)
             self._loop.watch(raw, self._forwarder.from_raw)
             for number, port in ports.items():
-                self._loop.watch(port, partial(self._forwarder.from_udp, number))
+                self._loop.watch(port.established, partial(self._forwarder.from_udp, number))
+                self._loop.watch(port.strangers, partial(self._forwarder.from_strangers, number))
             self._loop.watch(self._monitor, self._addresses)
             self._open = stack.pop_all()
 

@@ -13,6 +13,8 @@ EspArrival = tuple[bytes, Endpoint, int]
 
 # How much one readable source may take before the others have their turn.
 BATCH = 64
+# The same of what belongs to no SA, each of which may cost a key exchange.
+STRANGERS_BATCH = 16
 
 
 class Clock(Protocol):
@@ -51,16 +53,25 @@ class RawSocket(EspSocket, Protocol):
         ...
 
 
-class UdpSocket(EspSocket, Protocol):
-    """One UDP port of ours: 500, or 4500 with the framing of RFC 3948."""
-
-    port: int
+class UdpQueue(Protocol):
+    """Datagrams that wait at a UDP port of ours: 500, or 4500 with the framing of RFC 3948."""
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
         """Return the ESP packets and the IKE messages that wait now; never block.
 
         Both together are at most limit. Keepalives are left out, non-ESP markers taken off.
         """
+        ...
+
+
+class UdpSocket(EspSocket, UdpQueue, Protocol):
+    """One UDP port of ours. strangers is the queue of messages that belong to no SA."""
+
+    port: int
+
+    @property
+    def strangers(self) -> UdpQueue:
+        """Return the queue of first requests, and of what is too short for anything."""
         ...
 
     def send_ike(self, datagram: Datagram) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH, EspArrival
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, NAT_PORT, Datagram, Endpoint
+from moatvpn.wire.ike_header import NO_SPI
 
 
 class MemoryTun:
@@ -106,7 +107,8 @@ class MemoryHost:
         if port is None or packet.data == KEEPALIVE:
             return
         if packet.ike:
-            port.messages.append(Datagram(packet.data, packet.destination, packet.source))
+            queue = port.strangers if packet.data[8:16] == NO_SPI else port
+            queue.messages.append(Datagram(packet.data, packet.destination, packet.source))
         else:
             port.arrivals.append((packet.data, packet.source, packet.tos))
 
@@ -135,12 +137,10 @@ class MemoryRaw:
         return self._host.send(WildPacket(data, source, destination, tos))
 
 
-class MemoryUdp:
-    """The twin of UdpPort."""
+class MemoryQueue:
+    """The twin of UdpQueue."""
 
-    def __init__(self, host: MemoryHost, port: int) -> None:
-        self._host = host
-        self.port = port
+    def __init__(self) -> None:
         self.arrivals: deque[EspArrival] = deque()
         self.messages: deque[Datagram] = deque()
 
@@ -149,6 +149,16 @@ class MemoryUdp:
         messages = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         rest = min(limit - len(messages), len(self.arrivals))
         return [self.arrivals.popleft() for _ in range(rest)], messages
+
+
+class MemoryUdp(MemoryQueue):
+    """The twin of UdpPort."""
+
+    def __init__(self, host: MemoryHost, port: int) -> None:
+        super().__init__()
+        self._host = host
+        self.port = port
+        self.strangers = MemoryQueue()
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message; a local address that is not ours any more has no way."""

@@ -8,6 +8,7 @@ from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH, EspArrival
 from moatvpn.drivers.sockets import (
     LONGEST,
+    Overflow,
     cannot_open,
     endpoint_of_octets,
     prepare,
@@ -54,6 +55,7 @@ class RawEspSocket:
         except OSError as error:
             raise cannot_open("raw socket of IP protocol 50", error) from error
         prepare(self._socket)
+        self._overflow = Overflow(self._socket, counters)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on for packets."""
@@ -73,6 +75,8 @@ class RawEspSocket:
                 append(strip(view[:size]))
             except PeerError as error:
                 self._counters.drop(error.reason)
+        else:
+            self._overflow.look()
         return arrivals
 
     def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:

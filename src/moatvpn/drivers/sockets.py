@@ -6,6 +6,7 @@ import socket
 import struct
 from functools import lru_cache
 
+from moatvpn.counters import Counters, DropReason
 from moatvpn.errors import OperatorError
 from moatvpn.wire.endpoint import Endpoint
 
@@ -15,28 +16,53 @@ _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("=9I")  # <linux/sock_diag.h>; the last counts drops
 
 BUFFER = 4 << 20  # octets that the kernel may hold for us while we are busy elsewhere
+STRANGERS_BUFFER = 1 << 20  # the same, of messages that belong to no SA
 LONGEST = 65535
 
 Ancillary = tuple[int, int, bytes]
 
 
-def prepare(sock: socket.socket) -> None:
+class Overflow:
+    """Counts what the kernel drops because a socket's queue is full."""
+
+    def __init__(self, sock: socket.socket, counters: Counters) -> None:
+        self._socket = sock
+        self._counters = counters
+        self._seen = 0
+
+    def look(self) -> None:
+        """Count what has been dropped since the last look.
+
+        Ask after a full batch: a queue that was full takes several to empty.
+        """
+        sizes = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        drops = _MEMINFO.unpack(sizes)[-1]
+        if drops != self._seen:
+            self._counters.drop(DropReason.WILD_OVERFLOW, (drops - self._seen) & 0xFFFFFFFF)
+            self._seen = drops
+
+
+def prepare(sock: socket.socket, buffer: int = BUFFER) -> None:
     """Make sock non-blocking, with large buffers, and without DF on what it sends.
+
+    buffer is how many octets may wait to be received.
 
     The kernel may then fragment envelopes on the wild side, outside the tunnel.
     """
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
-    for force, plain in (
-        (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
-        (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    for force, plain, size in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF, BUFFER),
     ):
         try:
-            sock.setsockopt(socket.SOL_SOCKET, force, BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, force, size)
         except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, plain, BUFFER)  # up to net.core.[rw]mem_max
+            sock.setsockopt(socket.SOL_SOCKET, plain, size)  # up to net.core.[rw]mem_max
 
 
 def cannot_open(what: str, error: OSError) -> OperatorError:

@@ -8,14 +8,18 @@ import struct
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH, EspArrival
 from moatvpn.drivers.sockets import (
+    BUFFER,
     IP_PKTINFO,
     LONGEST,
+    STRANGERS_BUFFER,
     Ancillary,
+    Overflow,
     cannot_open,
     endpoint,
     prepare,
     tos_ancillary,
 )
+from moatvpn.drivers.steering import bind_both
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram, Endpoint
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948, 2.2: no SPI is zero
@@ -49,36 +53,27 @@ def _tos_and_local_host(ancillary: list[Ancillary]) -> tuple[int, str]:
     return tos, local
 
 
-class UdpPort:
-    """One UDP port of ours at all addresses; framed says that RFC 3948 rules it, as on 4500.
+class UdpQueue:
+    """One of the kernel's queues of a UDP port; port is filled in once it is bound."""
 
-    The kernel's own taking apart of ESP in UDP (UDP_ENCAP) is not used. Raises OperatorError
-    where the port cannot be opened.
-    """
-
-    def __init__(self, port: int, counters: Counters, *, framed: bool) -> None:
-        self._counters = counters
+    def __init__(self, counters: Counters, *, framed: bool, buffer: int) -> None:
+        self.port = 0
         self._framed = framed
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        try:
-            self._socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-            self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
-            prepare(self._socket)
-            self._socket.bind(("", port))
-        except OSError as error:
-            self._socket.close()
-            raise cannot_open(f"UDP port {port}", error) from error
-        self.port = int(self._socket.getsockname()[1])
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        prepare(self.socket, buffer)
+        self._overflow = Overflow(self.socket, counters)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on for datagrams."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
         """Return the ESP packets and the IKE messages that wait now, limit of both at most."""
         arrivals: list[EspArrival] = []
         messages: list[Datagram] = []
-        receive, framed = self._socket.recvmsg, self._framed
+        receive, framed = self.socket.recvmsg, self._framed
         for _ in range(limit):
             try:
                 data, ancillary, _, (host, port) = receive(LONGEST, _ANCILLARY_SPACE)
@@ -93,7 +88,34 @@ class UdpPort:
                 messages.append(Datagram(message, endpoint(local, self.port), source))
             elif data != KEEPALIVE:
                 arrivals.append((data, source, tos))
+        else:
+            self._overflow.look()
         return arrivals, messages
+
+
+class UdpPort:
+    """One UDP port of ours at all addresses; framed says that RFC 3948 rules it, as on 4500.
+
+    Strangers' first messages wait in a queue of their own. The kernel's own taking apart of ESP in
+    UDP (UDP_ENCAP) is not used. Raises OperatorError where the port cannot be opened.
+    """
+
+    def __init__(self, port: int, counters: Counters, *, framed: bool) -> None:
+        self._counters = counters
+        self._framed = framed
+        self.strangers = UdpQueue(counters, framed=framed, buffer=STRANGERS_BUFFER)
+        self.established = UdpQueue(counters, framed=framed, buffer=BUFFER)
+        self._socket = self.established.socket
+        try:
+            self.port = bind_both(self.strangers.socket, self._socket, port, framed)
+        except OSError as error:
+            self.close()
+            raise cannot_open(f"UDP port {port}", error) from error
+        self.strangers.port = self.established.port = self.port
+
+    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+        """Return what waits now of all but strangers: limit of ESP and IKE at most."""
+        return self.established.receive(limit)
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
@@ -126,4 +148,5 @@ class UdpPort:
 
     def close(self) -> None:
         """Close the port."""
+        self.strangers.socket.close()
         self._socket.close()

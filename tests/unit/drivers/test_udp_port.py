@@ -39,6 +39,12 @@ def peer() -> Iterator[socket.socket]:
         yield sock
 
 
+# A message about an IKE SA: its responder has an SPI. A first request has none there.
+ABOUT_AN_SA = b"initiateresponds" + bytes(12)
+FIRST = b"initiate" + bytes(20)
+MARKER = bytes(4)
+
+
 def at(sock: socket.socket) -> Endpoint:
     return Endpoint(*sock.getsockname())
 
@@ -46,12 +52,17 @@ def at(sock: socket.socket) -> Endpoint:
 def test_framed_port_tells_esp_ike_and_keepalives_apart(
     framed: UdpPort, peer: socket.socket
 ) -> None:
-    for data in (b"\xff", bytes(4) + b"ike", b"\0\0\1\0esp", b"\xff\xff", bytes(4), b""):
+    esp = (b"\0\0\1\0esp", b"\xff\xff\xff\xff")
+    for data in (b"\xff", MARKER + ABOUT_AN_SA, *esp, MARKER + FIRST, MARKER, b"", b"\xff\xff"):
         peer.sendto(data, ("127.0.0.1", framed.port))
-    arrivals, messages = framed.receive()
-    assert arrivals == [(data, at(peer), 0) for data in (b"\0\0\1\0esp", b"\xff\xff", b"")]
     local = Endpoint("127.0.0.1", framed.port)
-    assert messages == [Datagram(data, local, at(peer)) for data in (b"ike", b"")]
+    arrivals, messages = framed.receive()
+    assert arrivals == [(data, at(peer), 0) for data in esp]
+    assert messages == [Datagram(ABOUT_AN_SA, local, at(peer))]
+    # What belongs to no SA, and what is too short for any, waits apart.
+    arrivals, messages = framed.strangers.receive()
+    assert arrivals == [(data, at(peer), 0) for data in (b"", b"\xff\xff")]
+    assert messages == [Datagram(data, local, at(peer)) for data in (FIRST, b"")]
 
 
 def test_a_keepalive_goes_out_without_a_marker(framed: UdpPort, peer: socket.socket) -> None:
@@ -61,16 +72,20 @@ def test_a_keepalive_goes_out_without_a_marker(framed: UdpPort, peer: socket.soc
 
 
 def test_plain_port_takes_everything_for_ike(plain: UdpPort, peer: socket.socket) -> None:
-    for data in (b"\xff", bytes(4) + b"ike"):
+    for data in (b"\xff", FIRST, ABOUT_AN_SA, MARKER + FIRST):
         peer.sendto(data, ("127.0.0.1", plain.port))
-    arrivals, messages = plain.receive()
-    assert arrivals == []
-    assert [message.data for message in messages] == [b"\xff", bytes(4) + b"ike"]
+    for queue, expected in (
+        (plain, [ABOUT_AN_SA, MARKER + FIRST]),
+        (plain.strangers, [b"\xff", FIRST]),
+    ):
+        arrivals, messages = queue.receive()
+        assert arrivals == []
+        assert [message.data for message in messages] == expected
 
 
 def test_the_local_address_is_the_one_that_was_sent_to(plain: UdpPort, peer: socket.socket) -> None:
-    peer.sendto(b"ike", ("127.0.0.77", plain.port))
-    (message,) = plain.receive()[1]
+    peer.sendto(FIRST, ("127.0.0.77", plain.port))
+    (message,) = plain.strangers.receive()[1]
     assert message.local == Endpoint("127.0.0.77", plain.port)
     plain.send_ike(Datagram(b"answer", message.local, message.remote))
     assert peer.recvfrom(100) == (b"answer", ("127.0.0.77", plain.port))
@@ -108,9 +123,30 @@ def test_what_cannot_be_sent_is_counted(framed: UdpPort, counters: Counters) -> 
     assert counters.value(DropReason.OUT_SEND_FAILED) == 3
 
 
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_flood_of_first_requests_fills_their_queue_alone_and_is_counted(
+    counters: Counters, peer: socket.socket, framed: bool
+) -> None:
+    marker = MARKER if framed else b""
+    with closing(UdpPort(0, counters, framed=framed)) as port:
+        for _ in range(5000):
+            peer.sendto(marker + FIRST + bytes(400), ("127.0.0.1", port.port))
+        peer.sendto(marker + ABOUT_AN_SA, ("127.0.0.1", port.port))
+        assert [message.data for message in port.receive()[1]] == [ABOUT_AN_SA]
+        waited = 0
+        while batch := port.strangers.receive()[1]:
+            waited += len(batch)
+        assert 0 < waited < 5000
+        assert counters.value(DropReason.WILD_OVERFLOW) == 5000 - waited
+
+
 def test_a_taken_port_is_told_to_a_person(framed: UdpPort, counters: Counters) -> None:
     with pytest.raises(OperatorError, match=rf"UDP port {framed.port}: cannot be opened"):
         UdpPort(framed.port, counters, framed=True)
+    with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as other:
+        other.bind(("127.0.0.1", 0))
+        with pytest.raises(OperatorError, match="cannot be opened"):
+            UdpPort(other.getsockname()[1], counters, framed=True)
 
 
 def test_local_address_towards() -> None:
