@@ -34,9 +34,11 @@ from network import (
 )
 
 from moatvpn.counters import DropReason
+from moatvpn.ike.events import Notice
 from moatvpn.ike.gate import DEFAULT_LIMITS, Rate
 from moatvpn.wire.endpoint import Datagram, Endpoint
-from moatvpn.wire.ike_header import Exchange
+from moatvpn.wire.ike_first import MAX_FIRST_LENGTH
+from moatvpn.wire.ike_header import HEADER_LENGTH, MAX_PAYLOADS, Exchange, PayloadType
 
 AT_PORTAL = Endpoint(PORTAL_HOST, 500)
 A_SECOND = 20_000
@@ -155,3 +157,26 @@ def test_about_an_unknown_sa_no_more_is_said_than_a_few_lines() -> None:
     assert portal.counters.value(DropReason.IKE_UNKNOWN_SPI) == 5000
     portal.take_events()
     assert len(portal.events) - events <= DEFAULT_LIMITS.unknown.burst
+
+
+def test_a_message_that_would_cost_much_to_parse_is_not_parsed() -> None:
+    portal = Peer(PORTAL, PORTAL_HOST, 22)
+    portal.ike.add_connection(portal_config(Peer(MOAT, MOAT_HOST, 11)), 0.0)
+    request = request_of_a_stranger()
+    empty = bytes((PayloadType.VENDOR, 0, 0, 4))
+    for number, reason in (
+        (MAX_PAYLOADS, "too many payloads"),
+        (MAX_FIRST_LENGTH // len(empty), None),
+    ):
+        length = (len(request) + number * len(empty)).to_bytes(4, "big")
+        chain = empty * (number - 1) + request[16:17] + empty[1:] + request[HEADER_LENGTH:]
+        head = request[:16] + bytes((PayloadType.VENDOR,)) + request[17:24] + length
+        portal.take_events()
+        events = len(portal.events)
+        portal.ike.receive_datagram(Datagram(head + chain, AT_PORTAL, one_host(number)), 0.0)
+        portal.take_events()
+        assert portal.ike.datagrams_to_send() == []
+        assert [str(reason) in event.text for event in portal.kinds(Notice)[events:]] == (
+            [True] if reason else []
+        )
+    assert portal.counters.value(DropReason.IKE_MALFORMED) == 2

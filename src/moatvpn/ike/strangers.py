@@ -17,7 +17,13 @@ from __future__ import annotations
 from moatvpn.counters import DropReason
 from moatvpn.ike.context import Context
 from moatvpn.wire.endpoint import Datagram
-from moatvpn.wire.ike_first import FirstRequest, cookie_answer, first_request, is_other_version
+from moatvpn.wire.ike_first import (
+    MAX_FIRST_LENGTH,
+    FirstRequest,
+    cookie_answer,
+    first_request,
+    is_other_version,
+)
 
 
 def admits(context: Context, datagram: Datagram, now: float) -> bool:
@@ -45,6 +51,8 @@ def _refusal(
     context: Context, request: FirstRequest, datagram: Datagram, now: float
 ) -> DropReason | None:
     """Return why a first request is not taken in now, or None where it is."""
+    if len(datagram.data) > MAX_FIRST_LENGTH:
+        return DropReason.IKE_MALFORMED
     gate, cookies, host = context.gate, context.cookies, datagram.remote.host
     spi_i, nonce, cookie = request
     if cookie and cookies.good(cookie, nonce, host, spi_i, now):
@@ -57,7 +65,7 @@ def _refusal(
         return None
     answer = cookie_answer(datagram.data, cookies.make(nonce, host, spi_i, now))
     if not nonce or len(answer) > len(datagram.data):
-        return None  # a payload is missing, which will be found
+        return DropReason.IKE_MALFORMED  # some payload is missing: we answer nobody with more
     context.outbox.append(Datagram(answer, datagram.local, datagram.remote))
     return DropReason.IKE_COOKIE_NEEDED
 

@@ -25,6 +25,8 @@ _FIRST_MESSAGE_ID = bytes(4)
 _MOST_COOKIE = 64  # octets (RFC 7296, 2.6)
 _NOTIFY_HEAD = bytes(2)  # protocol and SPI size of a notify that is about no SA
 _COOKIE_TYPE = NotifyType.COOKIE.to_bytes(2, "big")
+# Public values of several kilooctets are for later exchanges, which can be fragmented (RFC 9370).
+MAX_FIRST_LENGTH = 4096
 _MOST_PAYLOADS = 32  # that are passed over on the way to the nonce
 _read_generic = struct.Struct("!BBH").unpack_from
 

@@ -22,6 +22,7 @@ _CRITICAL = 0x80
 NO_SPI = bytes(8)
 # Two payloads of 255 IPv6 traffic selectors fit; no more than that bounds what a parse can cost.
 MAX_MESSAGE_LENGTH = 24576
+MAX_PAYLOADS = 128  # of one chain, for the same reason
 
 
 class Exchange(IntEnum):
@@ -145,6 +146,8 @@ def parse_chain(first: int, data: bytes) -> list[RawPayload]:
         if length < GENERIC_LENGTH or offset + length > len(data):
             raise PeerError(DropReason.IKE_MALFORMED, f"payload length {length}")
         body = bytes(data[offset + GENERIC_LENGTH : offset + length])
+        if len(payloads) == MAX_PAYLOADS:
+            raise PeerError(DropReason.IKE_MALFORMED, "too many payloads")
         payloads.append(RawPayload(kind, bool(flags & _CRITICAL), body))
         offset += length
         if kind in (PayloadType.SK, PayloadType.SKF):
