@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 
 from moatvpn.errors import ConfigError
 from moatvpn.subnets import parse_network
-from moatvpn.wire.algorithms import DEFAULT_GROUPS, DEFAULT_SUITES, CipherSuite, Group
+from moatvpn.wire.algorithms import (
+    DEFAULT_GROUPS,
+    DEFAULT_SUITES,
+    CipherSuite,
+    Group,
+    PostQuantum,
+)
 from moatvpn.wire.selectors import MOST_SELECTORS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -57,6 +63,7 @@ class ConnectionConfig:
         both sides; on a side that is called, one connection's "udp" goes for all that call it.
     esp_suites, ike_suites: what is offered or accepted, best first, for envelopes and for IKE.
     groups: the key exchange methods that are, likewise.
+    post_quantum: whether ML-KEM-768 goes beside them: "off", "prefer" or "require".
     pfs: whether each rekey of a CHILD_SA has a key exchange of its own.
     child_sas: "one" CHILD_SA for all networks, or one "per-pair" of networks, for peers that take
         no more (RFC 7296, 2.9); MOST_LINES at most. The side that calls goes by it.
@@ -80,6 +87,7 @@ class ConnectionConfig:
     esp_suites: tuple[CipherSuite, ...] = DEFAULT_SUITES
     ike_suites: tuple[CipherSuite, ...] = DEFAULT_SUITES
     groups: tuple[Group, ...] = DEFAULT_GROUPS
+    post_quantum: PostQuantum = PostQuantum.PREFER
     pfs: bool = True
     child_sas: str = "one"
     request_addresses: bool = False
@@ -273,6 +281,10 @@ class _Record:
             raise self.error(key, f"is {_short(value)}", remedy)
         return float(value)
 
+    def member(self, key: str, kind: type[E], default: E) -> E:
+        """Take the name of one of an enumeration's members."""
+        return kind(self.choice(key, tuple(str(m.value) for m in kind), str(default.value)))
+
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
         value = self.record.get(key, default)
         if value not in choices:
@@ -329,6 +341,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         esp_suites=get.members("esp_suites", CipherSuite, DEFAULT_SUITES),
         ike_suites=get.members("ike_suites", CipherSuite, DEFAULT_SUITES),
         groups=get.members("groups", Group, DEFAULT_GROUPS),
+        post_quantum=get.member("post_quantum", PostQuantum, PostQuantum.PREFER),
         pfs=get.flag("pfs", True),
         child_sas=child_sas,
         request_addresses=get.flag("request_addresses", False),
@@ -355,6 +368,8 @@ def connection_to_dict(connection: ConnectionConfig) -> dict[str, Any]:
         value = getattr(connection, field.name)
         if isinstance(value, tuple):
             value = [item.value if isinstance(item, Enum) else item for item in value]
+        elif isinstance(value, Enum):
+            value = value.value
         record[field.name] = value
     return record
 

@@ -19,11 +19,14 @@ from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
+from moatvpn.wire.algorithms import PostQuantum
 from moatvpn.wire.endpoint import KEEPALIVE, Datagram, Endpoint
 
 MOAT, PORTAL = "m1.example.net", "portal.example.net"
 MOAT_HOST, PORTAL_HOST = "192.0.2.10", "198.51.100.2"
 DELAY = 0.01
+# Connections here are without ML-KEM, so that a test shows its own exchange and no other;
+# test_intermediate.py and test_followup.py are about it.
 
 
 def new_signer() -> Signer:
@@ -169,6 +172,7 @@ def moat_config(portal: Peer, **changes: Any) -> ConnectionConfig:
         "remote_selectors": ("0.0.0.0/0", "::/0"),
         "remote_address": portal.host,
         "initiate": True,
+        "post_quantum": PostQuantum.OFF,
     }
     return ConnectionConfig(**(settings | changes))
 
@@ -180,6 +184,7 @@ def portal_config(moat: Peer, **changes: Any) -> ConnectionConfig:
         "remote_public_keys": (moat.signer.public_text,),
         "local_selectors": ("0.0.0.0/0", "::/0"),
         "remote_selectors": ("10.201.1.0/24", "fd00:201:1::/64"),
+        "post_quantum": PostQuantum.OFF,
     }
     return ConnectionConfig(**(settings | changes))
 

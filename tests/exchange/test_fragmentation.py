@@ -193,7 +193,7 @@ def test_the_first_fragment_again_gets_the_whole_answer_again() -> None:
 def test_a_peer_without_fragmentation_gets_messages_whole() -> None:
     network = Network()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(init, "_extensions", lambda sa: [])
+        patch.setattr(init, "_extensions", lambda sa, _: [])
         moat, portal = long_pair(network)
         network.run(1.0)
     assert connected(moat, portal)
@@ -410,5 +410,5 @@ def test_strangers_together_hold_so_much_and_leave_the_rest_to_peers(
 
 def test_padding_that_does_not_fit_is_malformed() -> None:
     with pytest.raises(Exception, match="padding"):
-        Opened(0, b"\x05\x02").payloads()
-    assert Opened(0, b"\0").payloads() == []
+        Opened(bytes(32), b"\x05\x02").payloads()
+    assert Opened(bytes(32), b"\0").payloads() == []

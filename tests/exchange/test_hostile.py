@@ -145,7 +145,7 @@ def test_whatever_an_authentic_peer_says_is_answered_and_leaves_nothing_behind(
     assert sa is not None
     assert sa._seal is not None
     length = 4 + len(inner) + 24
-    head = sa._header(PayloadType.SK, exchange, sa.next_request, False, HEADER_LENGTH + length)
+    head = sa.header(PayloadType.SK, exchange, sa.next_request, False, HEADER_LENGTH + length)
     associated = head + bytes((first, 0)) + length.to_bytes(2, "big")
     # Not by seal, which pads as it must: the pad length is the peer's to lie about.
     iv = bytes(8)

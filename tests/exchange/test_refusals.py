@@ -449,7 +449,7 @@ def sealed(sa: IkeSa, first: int, inner: bytes) -> bytes:
     """Return an authentic message whose content, of whole payloads or not, begins with first."""
     assert sa._seal is not None
     length = 4 + sa._seal.sealed_length(len(inner))
-    head = sa._header(PayloadType.SK, INFORMATIONAL, sa.next_request, False, HEADER_LENGTH + length)
+    head = sa.header(PayloadType.SK, INFORMATIONAL, sa.next_request, False, HEADER_LENGTH + length)
     associated = head + bytes((first, 0)) + length.to_bytes(2, "big")
     return associated + sa._seal.seal(inner, associated)
 

@@ -47,6 +47,8 @@ def test_a_tunnel_comes_up_where_no_ip_fragment_passes(tmp_path: Path, encapsula
                 key = "ike_spi_i" if sa == "ike" else "spi_out"
                 wait_for(lambda b=box, n=name, k=key, s=before: b.connection(n)[k] != s[k], sa, 10)
         assert pair.pings()
+        # By default: the longest messages of all.
+        assert moat.connection("portal1")["key_exchange"] == "x25519+mlkem768"
         for box in (moat, portal):
             assert "counter packets 0" in box.run("nft", "list", "table", "ip", "small").stdout
             assert not [reason for reason in box.drops() if reason.startswith("ike")]

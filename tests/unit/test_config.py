@@ -25,7 +25,7 @@ from moatvpn.config import (
     public_key_from_text,
 )
 from moatvpn.errors import ConfigError
-from moatvpn.wire.algorithms import CipherSuite
+from moatvpn.wire.algorithms import CipherSuite, PostQuantum
 from moatvpn.wire.selectors import TrafficSelector
 
 SPKI = ED25519_SPKI_PREFIX + bytes(range(32))
@@ -43,6 +43,7 @@ ALL: dict[str, Any] = {
     "initiate": True,
     "encapsulation": "udp",
     "esp_suites": ["chacha20-poly1305"],
+    "post_quantum": "require",
     "child_lifetime": 600,
     "ike_lifetime": 7200.5,
     "dpd_interval": 5,
@@ -71,6 +72,7 @@ def test_every_setting_is_taken() -> None:
     config = connection_from_dict(ALL)
     assert config.initiate is True
     assert config.esp_suites == (CipherSuite.CHACHA20_POLY1305,)
+    assert config.post_quantum is PostQuantum.REQUIRE
     assert (config.child_lifetime, config.ike_lifetime, config.dpd_interval) == (600, 7200.5, 5)
     assert config.public_keys() == (SPKI,)
 
@@ -105,6 +107,8 @@ def test_every_setting_is_taken() -> None:
         ("remote_selectors", [f"10.0.{number}.0/24" for number in range(256)]),
         ("ike_suites", ["des"]),
         ("groups", []),
+        ("post_quantum", "maybe"),
+        ("post_quantum", True),
         ("groups", ["x25519", "x25519"]),
         ("pfs", "yes"),
         ("child_sas", "many"),

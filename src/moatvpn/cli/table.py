@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_HEADINGS = ("NAME", "STATE", "PEER", "VIA", "UP FOR", "IN", "OUT", "REKEY IN")
+_HEADINGS = ("NAME", "STATE", "PEER", "VIA", "KEYS BY", "UP FOR", "IN", "OUT", "REKEY IN")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -72,6 +72,7 @@ def _connection(row: dict[str, Any]) -> tuple[str, ...]:
         row["state"],
         row["peer"] or "-",
         row["encapsulation"] or "-",
+        row.get("key_exchange") or "-",
         duration(row["established_for"]),
         f"{row['packets_in']} / {amount(row['bytes_in'])}",
         f"{row['packets_out']} / {amount(row['bytes_out'])}",

@@ -1,7 +1,8 @@
-"""Diffie-Hellman: Curve25519 (RFC 8031), the NIST curves (RFC 5903), MODP 3072 (RFC 3526).
+"""Key exchange: Curve25519 (RFC 8031), NIST curves (RFC 5903), MODP 3072 (RFC 3526), ML-KEM.
 
-Every method of key exchange is two steps on each side: begin, or answer with the peer's public
-value at hand, and the shared secret. An ephemeral key is used once.
+All methods have the same steps: the initiator makes a key and sends its public value; the
+responder answers to that value with its own, and has the secret; with that the initiator has it,
+too. An ephemeral key is used once.
 """
 
 from __future__ import annotations
@@ -16,28 +17,40 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.utils import CryptographyDeprecationWarning
 
 from moatvpn.counters import DropReason
+from moatvpn.crypto.kem import MlKem768, encapsulate_768
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.wire.algorithms import Group
+from moatvpn.wire.algorithms import Group, Kem, Method
 
 Random = Callable[[int], bytes]
 
 
 class KeyExchange(Protocol):
-    """One ephemeral key pair. public is our public value, as a KE payload holds it (3.4)."""
+    """An initiator's ephemeral key. public is its public value, as a KE payload holds it (3.4)."""
 
     public: bytes
 
     def shared_secret(self, peer_public: bytes) -> bytes:
-        """Return the shared secret with the peer's public value.
+        """Return the shared secret with the responder's public value.
 
         Raises PeerError for a value that no honest peer sends (RFC 6989).
         """
         ...
 
 
-def new_key_exchange(group: Group, random: Random) -> KeyExchange:
-    """Return a new key pair of group; random(n) gives n octets fit for keys."""
-    return _NEW[group](random)
+def new_key_exchange(method: Method, random: Random) -> KeyExchange:
+    """Return a new key of method; random(n) gives n octets fit for keys."""
+    return _NEW[method](random)
+
+
+def answer_key_exchange(method: Method, peer_public: bytes, random: Random) -> tuple[bytes, bytes]:
+    """Return the responder's public value to the initiator's, and the shared secret.
+
+    Raises PeerError for a value that no honest peer sends.
+    """
+    if method is Kem.ML_KEM_768:
+        return encapsulate_768(peer_public)
+    key = new_key_exchange(method, random)
+    return key.public, key.shared_secret(peer_public)
 
 
 def _check_length(value: bytes, length: int) -> None:
@@ -171,9 +184,10 @@ def _pkcs8(exponent: int) -> bytes:
     return _der(0x30, _der_integer(0) + _ALGORITHM_3072 + key)
 
 
-_NEW: dict[Group, Callable[[Random], KeyExchange]] = {
+_NEW: dict[Method, Callable[[Random], KeyExchange]] = {
     Group.X25519: _X25519,
     Group.ECP_256: lambda random: _Curve(ec.SECP256R1(), _ORDER_256, random),
     Group.ECP_384: lambda random: _Curve(ec.SECP384R1(), _ORDER_384, random),
     Group.MODP_3072: _Modp3072,
+    Kem.ML_KEM_768: MlKem768,
 }

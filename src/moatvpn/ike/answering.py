@@ -9,12 +9,12 @@ from collections import Counter
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.ike.proposal import IkePolicy
-from moatvpn.wire.algorithms import CipherSuite, Group
+from moatvpn.wire.algorithms import CipherSuite, Group, PostQuantum
 
 
 def ike_policy(config: ConnectionConfig) -> IkePolicy:
     """Return what a connection offers or takes for its IKE SA."""
-    return IkePolicy(config.ike_suites, config.groups)
+    return IkePolicy(config.ike_suites, config.groups, config.post_quantum)
 
 
 class Answering:
@@ -31,6 +31,7 @@ class Answering:
         self.policy = IkePolicy((), ())
         self._suites: Counter[CipherSuite] = Counter()
         self._groups: Counter[Group] = Counter()
+        self._post_quantum = 0
 
     def add(self, config: ConnectionConfig) -> None:
         """Take a connection in."""
@@ -45,7 +46,9 @@ class Answering:
         self.udp += by * (config.encapsulation == "udp")
         self._suites.update(dict.fromkeys(config.ike_suites, by))
         self._groups.update(dict.fromkeys(config.groups, by))
+        self._post_quantum += by * (config.post_quantum is not PostQuantum.OFF)
         self.policy = IkePolicy(
             tuple(suite for suite in CipherSuite if self._suites[suite]),
             tuple(group for group in Group if self._groups[group]),
+            PostQuantum.PREFER if self._post_quantum else PostQuantum.OFF,
         )

@@ -56,7 +56,7 @@ def _signed_octets(sa: IkeSa, secrets: InitSecrets, by_initiator: bool, identity
         if by_initiator
         else (secrets.response, secrets.nonce_i, sa.keys.sk_pr)
     )
-    return message + nonce + sa.keys.prf.compute(key, identity)
+    return message + nonce + sa.keys.prf.compute(key, identity) + secrets.int_auth
 
 
 def _proof(sa: IkeSa, secrets: InitSecrets, kind: int) -> list[tuple[int, bytes]]:
@@ -234,7 +234,7 @@ def _identify(
 def _check_choice(sa: IkeSa, connection: Connection) -> None:
     """Raise PeerError where IKE_SA_INIT took what only other connections allow."""
     policy, choice = ike_policy(connection.config), sa.choice
-    if choice is None or choice.suite not in policy.suites or choice.group not in policy.groups:
+    if choice is None or not policy.allows(choice):
         name = connection.config.name
         raise PeerError(DropReason.IKE_NO_PROPOSAL, f"{name} allows other IKE algorithms only")
 

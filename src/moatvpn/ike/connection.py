@@ -34,6 +34,7 @@ class ConnectionStatus:
     """How a connection is doing. Times are those of the daemon's clock, in seconds.
 
     state is "established", "connecting" (we initiate) or "waiting" (for the peer to call).
+    key_exchange names those of the IKE SA, such as "x25519+mlkem768".
     """
 
     name: str
@@ -46,6 +47,7 @@ class ConnectionStatus:
     established_at: float | None
     ike_rekey_at: float | None
     child_rekey_at: float | None
+    key_exchange: str | None = None
 
 
 class Connection:
@@ -195,7 +197,7 @@ class Connection:
         if self.sa is not None:
             self.sa.peer_lives(now)
         # Once IKE_AUTH has left, the peer may have replaced our IKE SA already: then go on.
-        if self.sa is not None and self.attempt and self.attempt[0].state is State.INIT_SENT:
+        if self.sa is not None and self.attempt and self.attempt[0].state is not State.AUTH_SENT:
             self._drop_attempt()
 
     def outbound(self, now: float) -> None:
@@ -322,6 +324,7 @@ class Connection:
             nat=sa.nat if sa else False,
             spi_i=sa.spi_i if sa else b"",
             spi_r=sa.spi_r if sa else b"",
+            key_exchange=sa.choice.key_exchange if sa and sa.choice else None,
             established_at=sa.established_at if sa else None,
             ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
             child_rekey_at=self.children.next_rekey(),

@@ -177,7 +177,7 @@ def _rekey_ike(
     now: float,
 ) -> None:
     body, ke_i, nonce_i = exchanged(payloads)
-    policy = ike_policy(connection.config)
+    policy = ike_policy(connection.config).without_additional()
     choice = choose(parse_proposals(body), policy, spi_size=8, preferred=_group_of(ke_i))
     if choice is None or choice.spi == NO_SPI or sa.keys is None:
         _refuse(sa, message_id, NotifyType.NO_PROPOSAL_CHOSEN)

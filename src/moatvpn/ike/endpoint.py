@@ -9,7 +9,14 @@ from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters, DropReason
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError, PeerError
-from moatvpn.ike import auth, create_child_response, informational, init, strangers
+from moatvpn.ike import (
+    auth,
+    create_child_response,
+    informational,
+    init,
+    intermediate,
+    strangers,
+)
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context
@@ -242,8 +249,9 @@ class IkeEndpoint:
             # speaks MOBIKE, because there may be a NAT later (RFC 4555, 3.3).
             sa.local = Endpoint(sa.local.host, NAT_PORT)
             sa.remote = Endpoint(sa.remote.host, NAT_PORT)
-        sa.move(State.AUTH_SENT)
-        sa.start(auth.AuthTask(connection, sa, secrets), now)
+        if secrets.kems:
+            sa.move(State.INTERMEDIATE)
+        intermediate.proceed(connection, sa, secrets, now)
 
     def _response(
         self, sa: IkeSa, header: IkeHeader, datagram: Datagram, opened: Opened, now: float
@@ -255,6 +263,8 @@ class IkeEndpoint:
             connection.addresses.response_from(sa, datagram.local, datagram.remote, now)
         if task is None:
             return
+        if isinstance(task, intermediate.IntermediateTask):
+            task.heard = opened.unsealed
         try:
             task.complete(_read_response(opened), now)
         except PeerError as error:
@@ -283,15 +293,14 @@ class IkeEndpoint:
             return
         if header.message_id != sa.expected_request:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID, f"request {header.message_id}")
-        sa.expected_request += 1
-        self._context.reassembly.forget(sa.our_spi, False)
+        sa.expect_next()
         sa.sent_at = now  # every request gets its response at once
         self._follow(sa, datagram, now)
         # Authentic, so every error is told in the response (2.21.3).
         try:
             payloads = opened.payloads()
             init.refuse_critical(payloads)
-            self._dispatch(sa, header, payloads, now)
+            self._dispatch(sa, header, opened, payloads, now)
         except RefusalError as refusal:
             self._refuse(sa, header, refusal.notify)
             if sa.state is State.HALF_OPEN:
@@ -320,14 +329,26 @@ class IkeEndpoint:
         if connection is not None and connection.sa is sa:
             connection.addresses.follow(sa, datagram.remote, now)
         elif datagram.remote != sa.remote:
+            waits = sa.state is State.HALF_OPEN
             sa.forget_half_open()
             sa.remote = datagram.remote
+            if waits:
+                self._context.half_open.add(sa)  # where it is now; it counts until it is known
 
     def _dispatch(
-        self, sa: IkeSa, header: IkeHeader, payloads: list[RawPayload], now: float
+        self,
+        sa: IkeSa,
+        header: IkeHeader,
+        opened: Opened,
+        payloads: list[RawPayload],
+        now: float,
     ) -> None:
         message_id = header.message_id
+        if header.exchange == Exchange.IKE_INTERMEDIATE and sa.state is State.HALF_OPEN:
+            intermediate.respond(sa, opened, payloads, message_id)
+            return
         if header.exchange == Exchange.IKE_AUTH and sa.state is State.HALF_OPEN:
+            intermediate.require_done(sa)
             auth.respond(self._context, sa, payloads, message_id, now)
             return
         connection = self._context.connection_of(sa)

@@ -30,6 +30,7 @@ from moatvpn.wire.ike_header import (
     IkeHeader,
     RawPayload,
     parse_chain,
+    unsealed,
 )
 
 if TYPE_CHECKING:
@@ -47,9 +48,12 @@ MOST_OF_PEERS = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was in an authentic message: the type of its first payload, payloads and padding."""
+    """What was in an authentic message: payloads and padding.
 
-    first: int
+    head is the message's header, and that of its SK payload, or of its first fragment.
+    """
+
+    head: bytes
     padded: bytes
 
     @property
@@ -62,7 +66,12 @@ class Opened:
 
     def payloads(self) -> list[RawPayload]:
         """Return the payloads; raise PeerError where they are malformed."""
-        return parse_chain(self.first, self.chain)
+        return parse_chain(self.head[HEADER_LENGTH], self.chain)
+
+    @property
+    def unsealed(self) -> bytes:
+        """Return the message as AUTH covers it (RFC 9242, 3.3.2)."""
+        return unsealed(self.head, self.chain)
 
 
 def pieces(key: SealingKey, chain: bytes) -> Iterator[tuple[Fragment, bytes]]:
@@ -76,13 +85,13 @@ def pieces(key: SealingKey, chain: bytes) -> Iterator[tuple[Fragment, bytes]]:
 
 @dataclass(slots=True)
 class _Partial:
-    """What has come of one message. first: the type of its first payload, once that is known."""
+    """What has come of one message. head: as in Opened, once the first fragment is there."""
 
     header: IkeHeader
     total: int
     stranger: bool
     expires: Deadline
-    first: int = 0
+    head: bytes = b""
     octets: int = 0
     chains: dict[int, bytes] = field(default_factory=dict)
 
@@ -146,12 +155,12 @@ class Reassembly:
         partial.octets += len(chain)
         self._held[partial.stranger] = held
         if fragment.number == 1:
-            partial.first = opened.first
+            partial.head = opened.head
         if len(partial.chains) < partial.total:
             return None
         self._forget(key)
         whole = b"".join(partial.chains[number] for number in range(1, partial.total + 1))
-        return Opened(partial.first, whole + b"\0")
+        return Opened(partial.head, whole + b"\0")
 
     def forget(self, spi: bytes, response: bool) -> None:
         """Drop what waits of a request or a response to the IKE SA with this SPI of ours."""

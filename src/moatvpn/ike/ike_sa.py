@@ -99,6 +99,7 @@ class IkeSa:
     on_dead: str = "the peer does not answer"
     _seal: SealingKey | None = None
     _open: OpeningKey | None = None
+    _open_before: OpeningKey | None = None
 
     @property
     def our_spi(self) -> bytes:
@@ -120,7 +121,14 @@ class IkeSa:
         """Take the keys that protect everything from now on."""
         self.keys = keys
         ours, theirs = (keys.sk_i, keys.sk_r) if self.initiator else (keys.sk_r, keys.sk_i)
+        self._open_before = None
         self._seal, self._open = sealing_key(keys.suite, ours), opening_key(keys.suite, theirs)
+
+    def replace_keys(self, keys: IkeKeys) -> None:
+        """Take keys in place of others; the request just answered may still come again."""
+        before = self._open
+        self.set_keys(keys)
+        self._open_before = None if self.initiator else before
 
     def seal(self, exchange: int, message_id: int, response: bool, body: Payloads) -> bytes:
         """Return a whole protected message (RFC 7296, 3.14)."""
@@ -152,13 +160,14 @@ class IkeSa:
         if self._seal is None:
             raise MoatError("IKE SA has no keys yet")
         length = GENERIC_LENGTH + len(start) + self._seal.sealed_length(len(inner))
-        head = self._header(kind, *message, HEADER_LENGTH + length)
+        head = self.header(kind, *message, HEADER_LENGTH + length)
         associated = head + bytes((first, 0)) + length.to_bytes(2, "big") + start
         return associated + self._seal.seal(inner, associated)
 
-    def _header(
+    def header(
         self, first: int, exchange: int, message_id: int, response: bool, length: int
     ) -> bytes:
+        """Return the header of a message of ours."""
         return IkeHeader(
             self.spi_i, self.spi_r, first, exchange, self.initiator, response, message_id, length
         ).encode()
@@ -166,7 +175,7 @@ class IkeSa:
     def plain(self, exchange: Exchange, response: bool, body: Payloads) -> bytes:
         """Return a whole message in clear: IKE_SA_INIT only."""
         first, chain = encode_chain(body)
-        return self._header(first, exchange, 0, response, HEADER_LENGTH + len(chain)) + chain
+        return self.header(first, exchange, 0, response, HEADER_LENGTH + len(chain)) + chain
 
     def open(self, header: IkeHeader, data: bytes) -> Opened:
         """Return what is in the SK or SKF payload of data; raise PeerError if not authentic."""
@@ -176,7 +185,16 @@ class IkeSa:
         if start is None:
             raise PeerError(DropReason.IKE_MALFORMED, "first payload is not encrypted")
         parse_chain(header.next_payload, data[HEADER_LENGTH:])  # it ends with the message
-        return Opened(data[HEADER_LENGTH], self._open.open(data[start:], data[:start]))
+        # A request again that came before IKE_INTERMEDIATE has changed the keys.
+        older = self._open_before if self.answered(header) else None
+        opened = (older or self._open).open(data[start:], data[:start])
+        return Opened(data[: HEADER_LENGTH + GENERIC_LENGTH], opened)
+
+    def expect_next(self) -> None:
+        """Take in that the next request has come."""
+        self.expected_request += 1
+        self._open_before = None
+        self.context.reassembly.forget(self.our_spi, False)
 
     def awaits(self, header: IkeHeader) -> bool:
         """Return whether a message's ID is that of the next request, or of the response due."""

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.kex import KeyExchange, new_key_exchange
+from moatvpn.crypto.kex import KeyExchange, answer_key_exchange, new_key_exchange
 from moatvpn.crypto.keymat import Seed, ike_keys
-from moatvpn.errors import PeerError
+from moatvpn.errors import MoatError, PeerError
 from moatvpn.ike import nat
 from moatvpn.ike.context import Context
 from moatvpn.ike.ike_sa import IkeSa
@@ -26,7 +26,7 @@ from moatvpn.ike.proposal import IkePolicy, accept, choose, offer
 from moatvpn.ike.refusal import CriticalPayloadError, RefusalError
 from moatvpn.ike.state import State
 from moatvpn.ike.task import body_of, notifies_of
-from moatvpn.wire.algorithms import Group
+from moatvpn.wire.algorithms import Group, Kem, Method, PostQuantum
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     HEADER_LENGTH,
@@ -62,17 +62,30 @@ _HASHES = HASH_IDENTITY.to_bytes(2, "big")
 class InitSecrets:
     """What IKE_AUTH needs of IKE_SA_INIT: both messages and both nonces, as they were sent.
 
-    exchange is our key pair of group; cookie is what the responder wants to hear again.
+    exchange is the initiator's key of group; cookie is what the responder wants to hear again.
+    kems are the additional key exchanges that are to come; int_auth_i, int_auth_r and rounds are
+    what IKE_INTERMEDIATE has left for AUTH (RFC 9242, 3.3.2).
     """
 
     group: Group
-    exchange: KeyExchange
+    exchange: KeyExchange | None
     nonce_i: bytes
     nonce_r: bytes = b""
     request: bytes = b""
     response: bytes = b""
     cookie: bytes = b""
     restarts: int = 0
+    kems: tuple[Kem, ...] = ()
+    int_auth_i: bytes = b""
+    int_auth_r: bytes = b""
+    rounds: int = 0
+
+    @property
+    def int_auth(self) -> bytes:
+        """Return IntAuth: both sides' chunks, and the message ID of IKE_AUTH (RFC 9242, 3.3.2)."""
+        if not self.rounds:
+            return b""
+        return self.int_auth_i + self.int_auth_r + (1 + self.rounds).to_bytes(4, "big")
 
 
 def start(
@@ -100,6 +113,8 @@ def send_request(
     sa: IkeSa, secrets: InitSecrets, policy: IkePolicy, force_udp: bool, now: float
 ) -> None:
     """Send the request, for the first time or with what the responder asked for (2.6, 2.6.1)."""
+    if secrets.exchange is None:
+        raise MoatError("IKE_SA_INIT without a key")
     body: list[tuple[int, bytes]] = []
     if secrets.cookie:
         body.append((PayloadType.NOTIFY, Notify(NotifyType.COOKIE, secrets.cookie).encode()))
@@ -107,28 +122,33 @@ def send_request(
         (PayloadType.SA, encode_proposals(offer(policy))),
         (PayloadType.KE, encode_ke(secrets.group.number, secrets.exchange.public)),
         (PayloadType.NONCE, secrets.nonce_i),
-        *_notifies(sa, force_udp),
+        *_notifies(sa, force_udp, policy.post_quantum is not PostQuantum.OFF),
     ]
     secrets.request = sa.plain(Exchange.IKE_SA_INIT, False, body)
     sa.next_request = 0
     sa.transmit((secrets.request,), None, now)
 
 
-def _notifies(sa: IkeSa, force_udp: bool) -> list[tuple[int, bytes]]:
-    notifies = [Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES), *_extensions(sa)]
+def _notifies(sa: IkeSa, force_udp: bool, intermediate: bool) -> list[tuple[int, bytes]]:
+    hashes = Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES)
+    notifies = [hashes, *_extensions(sa, intermediate)]
     return [
         *nat.payloads(nat.Path(sa.spi_i, sa.spi_r, sa.local, sa.remote), force_udp),
         *((PayloadType.NOTIFY, notify.encode()) for notify in notifies),
     ]
 
 
-def _extensions(sa: IkeSa) -> list[Notify]:
+def _extensions(sa: IkeSa, intermediate: bool) -> list[Notify]:
     """Return what we support beyond RFC 7296; a responder says what the initiator has said."""
-    return [
-        Notify(kind)
-        for kind, agreed in ((NotifyType.IKEV2_FRAGMENTATION_SUPPORTED, sa.fragmentation),)
-        if sa.initiator or agreed
-    ]
+    extensions = (
+        (NotifyType.IKEV2_FRAGMENTATION_SUPPORTED, sa.initiator or sa.fragmentation),
+        (NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED, intermediate),
+    )
+    return [Notify(kind) for kind, supported in extensions if supported]
+
+
+def _supports_intermediate(notifies: Sequence[Notify]) -> bool:
+    return any(n.type == NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED for n in notifies)
 
 
 def _agree_on_extensions(sa: IkeSa, notifies: Sequence[Notify]) -> None:
@@ -147,16 +167,16 @@ def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
         sa.nat, sa.behind_nat = sa.nat or seen.there or seen.here, seen.here
 
 
-def public_value(ke: bytes | None, group: Group) -> bytes:
-    """Return the public value in the body of a KE payload that must be there, and of group.
+def public_value(ke: bytes | None, method: Method) -> bytes:
+    """Return the public value in the body of a KE payload that must be there, and of method.
 
-    Raises RefusalError for one of another group (1.2, 1.3).
+    Raises RefusalError for one of another method (1.2, 1.3).
     """
     if ke is None:
         raise PeerError(DropReason.IKE_MALFORMED, "no KE payload")
     number, public = parse_ke(ke)
-    if number != group.number:
-        ours = Notify(NotifyType.INVALID_KE_PAYLOAD, group.number.to_bytes(2, "big"))
+    if number != method.number:
+        ours = Notify(NotifyType.INVALID_KE_PAYLOAD, method.number.to_bytes(2, "big"))
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, ours, f"key exchange of group {number}")
     return public
 
@@ -233,14 +253,16 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     notifies = notifies_of(payloads)
     sent = Group.by_number(parse_ke(ke)[0])
     # Who it is we learn from IKE_AUTH only, which then checks what its connection allows.
-    choice = choose(parse_proposals(body), context.answering.policy, preferred=sent)
+    policy = context.answering.policy
+    if not _supports_intermediate(notifies):
+        policy = policy.without_additional()
+    choice = choose(parse_proposals(body), policy, preferred=sent)
     if choice is None or not speaks_ed25519(notifies):
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
-    public = public_value(ke, choice.group)
     nonce_r = context.random(NONCE_LENGTH)
-    key = new_key_exchange(choice.group, context.random)
-    secrets = InitSecrets(choice.group, key, nonce_i, nonce_r)
-    shared = key.shared_secret(public)
+    ke_i = public_value(ke, choice.group)
+    ke_r, shared = answer_key_exchange(choice.group, ke_i, context.random)
+    secrets = InitSecrets(choice.group, None, nonce_i, nonce_r, kems=choice.kems)
     sa.spi_r = context.new_ike_spi()
     # One connection that wants UDP decides for all, for the same reason.
     sa.nat = force_udp = context.answering.udp > 0
@@ -251,9 +273,9 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
     answer = [
         (PayloadType.SA, encode_proposals([choice.answer(b"")])),
-        (PayloadType.KE, encode_ke(choice.group.number, key.public)),
+        (PayloadType.KE, encode_ke(choice.group.number, ke_r)),
         (PayloadType.NONCE, nonce_r),
-        *_notifies(sa, force_udp),
+        *_notifies(sa, force_udp, bool(choice.kems)),
     ]
     secrets.request = data
     secrets.response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
@@ -307,14 +329,16 @@ def complete(
         raise PeerError(DropReason.IKE_NO_PROPOSAL, f"refused with notify {error.type}")
     body, ke, nonce_r = _required(payloads)
     choice = accept(parse_proposals(body), policy)
-    if header.spi_r == NO_SPI or choice.group is not secrets.group:
+    if header.spi_r == NO_SPI or choice.group is not secrets.group or secrets.exchange is None:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
+    if choice.kems and not _supports_intermediate(notifies):
+        raise PeerError(DropReason.IKE_NO_PROPOSAL, "ML-KEM without IKE_INTERMEDIATE")
     if not speaks_ed25519(notifies):
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "responder cannot verify Ed25519")
     shared = secrets.exchange.shared_secret(public_value(ke, choice.group))
     sa.spi_r = header.spi_r
     sa.choice = choice
-    secrets.nonce_r, secrets.response = nonce_r, data
+    secrets.nonce_r, secrets.response, secrets.kems = nonce_r, data, choice.kems
     _detect_nat(sa, notifies)
     _agree_on_extensions(sa, notifies)
     seed = Seed(secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r)

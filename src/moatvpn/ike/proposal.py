@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.prf import Prf
 from moatvpn.errors import PeerError
-from moatvpn.wire.algorithms import CipherSuite, Group
-from moatvpn.wire.ike_proposal import Proposal, Protocol, Transform, TransformType
+from moatvpn.ike.additional import choose_additional, kems_of, offered
+from moatvpn.wire.algorithms import CipherSuite, Group, Kem, PostQuantum
+from moatvpn.wire.ike_proposal import (
+    ADDITIONAL_TYPES,
+    Proposal,
+    Protocol,
+    Transform,
+    TransformType,
+)
 
 _PRFS = (Prf.HMAC_SHA2_512, Prf.HMAC_SHA2_384, Prf.HMAC_SHA2_256)
 _PRF_TRANSFORMS = tuple(Transform(TransformType.PRF, prf.value) for prf in _PRFS)
 _KNOWN_TYPES = frozenset(
-    (TransformType.ENCR, TransformType.PRF, TransformType.INTEG, TransformType.KE)
+    (
+        TransformType.ENCR,
+        TransformType.PRF,
+        TransformType.INTEG,
+        TransformType.KE,
+        *ADDITIONAL_TYPES,
+    )
 )
 
 
@@ -24,23 +37,50 @@ class IkePolicy:
 
     suites: tuple[CipherSuite, ...]
     groups: tuple[Group, ...]
+    post_quantum: PostQuantum = PostQuantum.OFF
+
+    def without_additional(self) -> IkePolicy:
+        """Return the same without additional key exchanges."""
+        return replace(self, post_quantum=PostQuantum.OFF)
+
+    def allows(self, choice: IkeChoice) -> bool:
+        """Return whether it goes with what was chosen by another policy; more than asked does."""
+        return (
+            choice.suite in self.suites
+            and choice.group in self.groups
+            and (bool(choice.kems) or self.post_quantum is not PostQuantum.REQUIRE)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class IkeChoice:
-    """What was agreed of the peer's proposals: the number of one, its SPI, and algorithms."""
+    """What was agreed of the peer's proposals: the number of one, its SPI, and algorithms.
+
+    additional has a transform of each additional type in it, and some may be NONE (RFC 9370).
+    """
 
     number: int
     spi: bytes
     suite: CipherSuite
     prf: Prf
     group: Group
+    additional: tuple[Transform, ...] = ()
+
+    @property
+    def kems(self) -> tuple[Kem, ...]:
+        """Return the methods of the additional key exchanges, in their order."""
+        return kems_of(self.additional)
+
+    @property
+    def key_exchange(self) -> str:
+        """Return the names of all key exchanges, such as "x25519+mlkem768"."""
+        return "+".join(method.value for method in (self.group, *self.kems))
 
     def answer(self, spi: bytes) -> Proposal:
         """Return the responder's answer; spi is its own for a rekey, and else empty."""
         prf = Transform(TransformType.PRF, self.prf.value)
         transforms = (self.suite.encr, *integrity(self.suite), prf, self.group.transform)
-        return Proposal(self.number, Protocol.IKE, spi, transforms)
+        return Proposal(self.number, Protocol.IKE, spi, (*transforms, *self.additional))
 
 
 def integrity(suite: CipherSuite) -> tuple[Transform, ...]:
@@ -52,15 +92,17 @@ def offer(policy: IkePolicy, spi: bytes = b"") -> list[Proposal]:
     """Return what we propose for an IKE SA; spi is empty but for a rekey.
 
     Combined modes share one proposal, and each other suite has its own, since every encryption
-    algorithm of a proposal goes with every integrity algorithm of it (3.3).
+    algorithm of a proposal goes with every integrity algorithm of it (3.3). Those with additional
+    key exchanges come again without, since a peer that does not know the type takes none of them.
     """
     groups = tuple(group.transform for group in policy.groups)
     combined = tuple(suite.encr for suite in policy.suites if suite.combined)
     alternatives = [combined] if combined else []
     alternatives += [(s.encr, *integrity(s)) for s in policy.suites if not s.combined]
+    each = [(c, offered(way)) for way in policy.post_quantum.ways for c in alternatives]
     return [
-        Proposal(number, Protocol.IKE, spi, (*ciphers, *_PRF_TRANSFORMS, *groups))
-        for number, ciphers in enumerate(alternatives, start=1)
+        Proposal(number, Protocol.IKE, spi, (*ciphers, *_PRF_TRANSFORMS, *groups, *additional))
+        for number, (ciphers, additional) in enumerate(each, start=1)
     ]
 
 
@@ -72,21 +114,26 @@ def choose(
 ) -> IkeChoice | None:
     """Return what we take of proposals, or None where nothing fits.
 
-    Suites go by our own order, and so do groups, except that the one for which the peer has sent
-    its public value already saves a round trip.
+    An additional key exchange weighs most. Suites go by our own order, and so do groups, except
+    that the one for which the peer has sent its public value already saves a round trip.
     """
-    for suite in policy.suites:
-        for proposal in proposals:
-            if proposal.protocol != Protocol.IKE or len(proposal.spi) != spi_size:
-                continue
-            choice = _choose_of(proposal, suite, policy.groups, preferred)
-            if choice is not None:
-                return choice
+    usable = [p for p in proposals if p.protocol == Protocol.IKE and len(p.spi) == spi_size]
+    for way in policy.post_quantum.ways:
+        candidates = [(p, a) for p in usable if (a := choose_additional(p, way)) is not None]
+        for suite in policy.suites:
+            for proposal, additional in candidates:
+                choice = _choose_of(proposal, suite, policy.groups, preferred, additional)
+                if choice is not None:
+                    return choice
     return None
 
 
 def _choose_of(
-    proposal: Proposal, suite: CipherSuite, groups: Sequence[Group], preferred: Group | None
+    proposal: Proposal,
+    suite: CipherSuite,
+    groups: Sequence[Group],
+    preferred: Group | None,
+    additional: tuple[Transform, ...],
 ) -> IkeChoice | None:
     if not offers_suite(proposal, suite) or any(
         t.type not in _KNOWN_TYPES for t in proposal.transforms
@@ -96,7 +143,7 @@ def _choose_of(
     group = choose_group(proposal, groups, preferred)
     if prf is None or group is None:
         return None
-    return IkeChoice(proposal.number, proposal.spi, suite, prf, group)
+    return IkeChoice(proposal.number, proposal.spi, suite, prf, group, additional)
 
 
 def offers_suite(proposal: Proposal, suite: CipherSuite) -> bool:

@@ -17,6 +17,7 @@ initiated the other exchange deletes the old SA (2.8.1, 2.8.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
@@ -128,7 +129,7 @@ class RekeyIkeTask(PlainTask):
         self._connection = connection
         self._sa = sa
         self._spi = context.new_ike_spi()
-        self._policy = ike_policy(connection.config)
+        self._policy = ike_policy(connection.config).without_additional()
         self._asked = group is not None
         groups = self._policy.groups
         self._group = first_group(sa, groups, group) or groups[0]
@@ -204,7 +205,9 @@ def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys
     spis = (seed.spi_i, seed.spi_r)
     new = IkeSa(old.context, initiator, State.ESTABLISHED, *spis, old.local, old.remote)
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
-    new.choice, new.fragmentation = choice, old.fragmentation
+    # SK_d of the old one, with all its key exchanges, is in the keys of the new one (2.18).
+    additional = old.choice.additional if old.choice is not None else ()
+    new.choice, new.fragmentation = replace(choice, additional=additional), old.fragmentation
     new.mobility = old.mobility
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new

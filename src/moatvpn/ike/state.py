@@ -1,6 +1,7 @@
 """The states of an IKE SA and the moves between them.
 
 INIT_SENT     we sent IKE_SA_INIT and wait for its answer      (initiator)
+INTERMEDIATE  we sent IKE_INTERMEDIATE and wait for its answer (initiator)
 AUTH_SENT     we sent IKE_AUTH and wait for its answer         (initiator)
 HALF_OPEN     we answered IKE_SA_INIT and wait for IKE_AUTH    (responder)
 ESTABLISHED   both sides are authenticated
@@ -17,6 +18,7 @@ class State(Enum):
     """A state of an IKE SA. The value is its public name."""
 
     INIT_SENT = "init-sent"
+    INTERMEDIATE = "intermediate"
     AUTH_SENT = "auth-sent"
     HALF_OPEN = "half-open"
     ESTABLISHED = "established"
@@ -25,7 +27,8 @@ class State(Enum):
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.INIT_SENT: frozenset({State.AUTH_SENT, State.CLOSED}),
+    State.INIT_SENT: frozenset({State.INTERMEDIATE, State.AUTH_SENT, State.CLOSED}),
+    State.INTERMEDIATE: frozenset({State.AUTH_SENT, State.CLOSED}),
     State.AUTH_SENT: frozenset({State.ESTABLISHED, State.CLOSED}),
     State.HALF_OPEN: frozenset({State.ESTABLISHED, State.CLOSED}),
     State.ESTABLISHED: frozenset({State.REPLACED, State.CLOSED}),

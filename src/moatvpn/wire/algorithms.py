@@ -95,6 +95,49 @@ class Group(Enum):
         return _GROUPS.get(number)
 
 
+class Kem(Enum):
+    """A key encapsulation mechanism, for key exchanges beside the first. The value is its name.
+
+    Its public values are too long for IKE_SA_INIT, which cannot go in fragments.
+    """
+
+    ML_KEM_768 = "mlkem768"  # FIPS 203; its numbers of the category between 512 and 1024
+
+    @property
+    def number(self) -> int:
+        """Return the transform number, which also stands in KE payloads."""
+        return _KEM_NUMBERS[self.value]
+
+    @classmethod
+    def by_number(cls, number: int) -> Kem | None:
+        """Return the mechanism of a transform number, None where it is none of ours."""
+        return _KEMS.get(number)
+
+
+class PostQuantum(Enum):
+    """Whether ML-KEM goes beside the first key exchange. The value is its name in configuration.
+
+    A peer that has none still gets a connection, unless it is required. Whoever takes it out of a
+    proposal on the way is found out by AUTH, which covers the proposals of both.
+    """
+
+    OFF = "off"
+    PREFER = "prefer"
+    REQUIRE = "require"
+
+    @property
+    def ways(self) -> tuple[bool, ...]:
+        """Return whether to go with an additional key exchange, best first."""
+        return _WAYS[self.value]
+
+
+_WAYS = {"off": (False,), "prefer": (True, False), "require": (True,)}
+
+
+Method = Group | Kem
+_KEM_NUMBERS = {"mlkem768": 36}
+_KEMS = {kem.number: kem for kem in Kem}
+
 _GROUP_NUMBERS = {"x25519": 31, "ecp256": 19, "ecp384": 20, "modp3072": 15}
 _GROUPS = {group.number: group for group in Group}
 

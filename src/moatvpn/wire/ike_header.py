@@ -26,12 +26,13 @@ MAX_PAYLOADS = 128  # of one chain, for the same reason
 
 
 class Exchange(IntEnum):
-    """Exchange types (RFC 7296, 3.1)."""
+    """Exchange types (RFC 7296, 3.1; RFC 9242)."""
 
     IKE_SA_INIT = 34
     IKE_AUTH = 35
     CREATE_CHILD_SA = 36
     INFORMATIONAL = 37
+    IKE_INTERMEDIATE = 43
 
 
 class PayloadType(IntEnum):
@@ -156,6 +157,26 @@ def parse_chain(first: int, data: bytes) -> list[RawPayload]:
     if offset != len(data):
         raise PeerError(DropReason.IKE_MALFORMED, "octets after the last payload")
     return payloads
+
+
+def unsealed(head: bytes, chain: bytes) -> bytes:
+    """Return a message with the payloads chain in an SK payload that has nothing else in it.
+
+    head is the message's header and the generic header of its SK or SKF payload; lengths become
+    those of what is there. It is what AUTH covers of IKE_INTERMEDIATE (RFC 9242, 3.3.2).
+    """
+    inner = GENERIC_LENGTH + len(chain)
+    return b"".join(
+        (
+            head[:16],
+            bytes((PayloadType.SK,)),
+            head[17:24],
+            (HEADER_LENGTH + inner).to_bytes(4, "big"),
+            head[HEADER_LENGTH : HEADER_LENGTH + 2],
+            inner.to_bytes(2, "big"),
+            chain,
+        )
+    )
 
 
 def encode_chain(payloads: Sequence[tuple[int, bytes]]) -> tuple[int, bytes]:

@@ -22,7 +22,7 @@ MIN_NONCE, MAX_NONCE = 16, 256
 
 
 class NotifyType(IntEnum):
-    """Notify message types (RFC 7296, 3.10.1; RFC 4555; RFC 7383; RFC 7427)."""
+    """Notify message types (RFC 7296, 3.10.1; RFC 4555; RFC 7383; RFC 7427; RFC 9242)."""
 
     UNSUPPORTED_CRITICAL_PAYLOAD = 1
     INVALID_MAJOR_VERSION = 5
@@ -52,6 +52,7 @@ class NotifyType(IntEnum):
     NO_NATS_ALLOWED = 16402
     IKEV2_FRAGMENTATION_SUPPORTED = 16430
     SIGNATURE_HASH_ALGORITHMS = 16431
+    INTERMEDIATE_EXCHANGE_SUPPORTED = 16438
 
 
 FIRST_STATUS_TYPE = 16384  # below it a notify is an error

@@ -38,6 +38,10 @@ class TransformType(IntEnum):
     ESN = 5
 
 
+ADDITIONAL_TYPES = tuple(range(6, 13))  # ADDKE1 to ADDKE7 (RFC 9370, 2.2.1)
+NO_METHOD = 0  # NONE, of a key exchange
+
+
 @dataclass(frozen=True, slots=True)
 class Transform:
     """One algorithm: its type, its number, and its key length in bits where it has a choice."""

@@ -32,6 +32,7 @@ ROW: dict[str, Any] = {
     "state": "established",
     "peer": "192.0.2.10:500",
     "encapsulation": "esp",
+    "key_exchange": "x25519+mlkem768",
     "established_for": 3725.0,
     "child_rekey_in": 59.0,
     "packets_in": 12,
@@ -127,9 +128,12 @@ def test_status_is_a_table(ctl: Ctl, daemon: Daemon) -> None:
     status = {"connections": [ROW, waiting], "drops": {"esp-replayed": 5}}
     daemon.answer = lambda request: status
     assert ctl("status")[1] == (
-        "NAME  STATE        PEER            VIA  UP FOR  IN           OUT        REKEY IN\n"
-        "c1    established  192.0.2.10:500  esp  1h02m   12 / 3.5 kB  7 / 890 B  59s\n"
-        "c2    waiting      -               -    -       0 / 0 B      0 / 0 B    -\n"
+        "NAME  STATE        PEER            VIA  KEYS BY          UP FOR  IN           OUT        "
+        "REKEY IN\n"
+        "c1    established  192.0.2.10:500  esp  x25519+mlkem768  1h02m   12 / 3.5 kB  7 / 890 B  "
+        "59s\n"
+        "c2    waiting      -               -    -                -       0 / 0 B      0 / 0 B    "
+        "-\n"
         "\n"
         "DROPPED BECAUSE  PACKETS\n"
         "esp-replayed     5\n"
