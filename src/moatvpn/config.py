@@ -37,6 +37,7 @@ ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
 # A week: keys that serve for longer protect too much, and a timer can count it.
 MOST_SECONDS = 604800.0
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
+_WRITE_KEYS = "insecure_write_keys_for_wireshark"
 _LONGEST_TEXT = 255
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
@@ -112,6 +113,8 @@ class DaemonConfig:
     connections: the directory that holds one NAME.json for each connection.
     control_socket: where moatctl finds us. log_level: one of LOG_LEVELS.
     state: the directory of what outlives moatd, private to its user; None: nothing does.
+    insecure_write_keys_for_wireshark: a directory that gets the keys of all traffic, as Wireshark
+        reads them: for a laboratory, and never for a box at work.
     """
 
     identity: str
@@ -121,6 +124,7 @@ class DaemonConfig:
     control_socket: Path = Path("/run/moatvpn/control.sock")
     log_level: str = "info"
     state: Path | None = None
+    insecure_write_keys_for_wireshark: Path | None = None
 
 
 class _Short(reprlib.Repr):
@@ -379,7 +383,7 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
     get = _Record(where, record, tuple(f.name for f in fields(DaemonConfig)))
     paths = {
         key: get.path(key)
-        for key in ("private_key", "connections", "control_socket", "state")
+        for key in ("private_key", "connections", "control_socket", "state", _WRITE_KEYS)
         if key in record or key == "private_key"
     }
     if len(os.fsencode(paths.get("control_socket", ""))) > _LONGEST_SOCKET_PATH:

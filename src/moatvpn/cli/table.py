@@ -47,6 +47,8 @@ def status_text(status: dict[str, Any]) -> str:
     """Return a table of the connections, and one of the drops where there are any."""
     rows = [_connection(row) for row in status["connections"]]
     parts = [table(_HEADINGS, rows) if rows else "no connections"]
+    if status.get("insecure"):
+        parts.insert(0, "INSECURE: this moatd writes the keys of all traffic for Wireshark")
     drops = status.get("drops")
     if drops:
         counts = [(reason, str(count)) for reason, count in drops.items()]

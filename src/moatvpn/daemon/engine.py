@@ -12,6 +12,7 @@ from typing import Any, Literal
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
 from moatvpn.daemon.connections import Connections
+from moatvpn.daemon.keylog import KeyLog
 from moatvpn.daemon.log import LogCall
 from moatvpn.daemon.state import Memory, NoMemory
 from moatvpn.daemon.status import assigned_row, connection_detail, connection_row
@@ -48,6 +49,7 @@ class Engine:
         log: LogCall,
         memory: Memory | None = None,
         addresses: Addresses | None = None,
+        keys: KeyLog | None = None,
     ) -> None:
         self._ike = ike
         self._esp = esp
@@ -55,6 +57,9 @@ class Engine:
         self._log = log
         self._memory = memory or NoMemory()
         self._addresses = addresses
+        self._keys = keys
+        if keys is not None:
+            ike.reveal_keys_to(keys.ike)
         self._assigned: dict[str, Assigned] = {}  # to us, by connection
         self._connections = Connections()
         self._outbox: list[Datagram] = []
@@ -176,6 +181,7 @@ class Engine:
         return {
             "connections": [self._row(config, now) for config in self._connections],
             "drops": self._counters.snapshot(),
+            "insecure": self._keys is not None,
         }
 
     def show(self, name: str, now: float) -> dict[str, Any]:
@@ -242,6 +248,8 @@ class Engine:
     def _apply(self, event: IkeEvent) -> None:
         match event:
             case ChildUp(child, peer, replaces, activate_outbound):
+                if self._keys is not None:
+                    self._keys.child(child)
                 self._esp.install(child, peer, activate_outbound=activate_outbound)
                 how = "up" if replaces is None else f"up in place of {replaces:#010x}"
                 way = f"{_way(child.udp)}, {peer}"

@@ -25,6 +25,7 @@ from moatvpn.daemon.control import ControlServer, Peer
 from moatvpn.daemon.engine import Engine
 from moatvpn.daemon.forwarder import Forwarder
 from moatvpn.daemon.keyfile import read_signer
+from moatvpn.daemon.keylog import KeyLog
 from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
 from moatvpn.daemon.state import PeerJournal
@@ -89,7 +90,11 @@ class Daemon:
                 self._memory = stack.enter_context(closing(PeerJournal(config.state, log)))
             addresses = InterfaceAddresses(config.tunnel_interface)
             esp = EspProcessor(counters)
-            self._engine = Engine(ike, esp, counters, log, self._memory, addresses)
+            keys = None
+            if config.insecure_write_keys_for_wireshark is not None:
+                keys = KeyLog(config.insecure_write_keys_for_wireshark, log)
+                stack.enter_context(closing(keys))
+            self._engine = Engine(ike, esp, counters, log, self._memory, addresses, keys)
             self._forwarder = Forwarder(self._engine, tun, raw, ports, self._clock)
             self._commands = Commands(self._engine, log, self._clock)
             control = ControlServer(config.control_socket, self._loop, self._clock, self._command)

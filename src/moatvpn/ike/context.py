@@ -19,9 +19,13 @@ from moatvpn.wire.endpoint import Datagram
 from moatvpn.wire.ike_header import NO_SPI
 
 if TYPE_CHECKING:
+    from moatvpn.crypto.keymat import IkeKeys
     from moatvpn.ike.connection import Connection
     from moatvpn.ike.ike_sa import IkeSa
     from moatvpn.ike.init import InitSecrets
+
+# Takes the SPIs of an IKE SA, initiator's and responder's, and its keys.
+Reveal = Callable[[bytes, bytes, "IkeKeys"], None]
 
 
 class Context:
@@ -59,6 +63,7 @@ class Context:
         self.answering = Answering()
         self.callers = Callers()
         self.callbacks = Callbacks(self)
+        self.reveal: Reveal | None = None  # keys are told to nobody, but in a laboratory
 
     def connection_of(self, sa: IkeSa) -> Connection | None:
         """Return the connection that an IKE SA belongs to, or None."""

@@ -19,7 +19,7 @@ from moatvpn.ike import (
 )
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.connection import Connection, ConnectionStatus
-from moatvpn.ike.context import Context
+from moatvpn.ike.context import Context, Reveal
 from moatvpn.ike.events import IkeEvent
 from moatvpn.ike.fragmentation import Opened
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
@@ -77,6 +77,10 @@ class IkeEndpoint:
         self._context = Context(
             identity, signer, counters, random, local_address, limits, own_hosts
         )
+
+    def reveal_keys_to(self, reveal: Reveal) -> None:
+        """Tell the keys of every IKE SA from now on: for a laboratory only."""
+        self._context.reveal = reveal
 
     # Connections
 

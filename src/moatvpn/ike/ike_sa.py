@@ -123,6 +123,8 @@ class IkeSa:
         ours, theirs = (keys.sk_i, keys.sk_r) if self.initiator else (keys.sk_r, keys.sk_i)
         self._open_before = None
         self._seal, self._open = sealing_key(keys.suite, ours), opening_key(keys.suite, theirs)
+        if self.context.reveal is not None:
+            self.context.reveal(self.spi_i, self.spi_r, keys)
 
     def replace_keys(self, keys: IkeKeys) -> None:
         """Take keys in place of others; the request just answered may still come again."""
