@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -40,6 +41,10 @@ from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
+
+# Python looks for cyclic garbage among what is young, and as good as never among everything: with
+# 10,000 tunnels that takes a second, in which nothing moves. Tunnels leave none behind.
+_COLLECTOR = (1_000, 10, 10_000)
 
 
 def connection_files(directory: Path) -> list[Path]:
@@ -187,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="moatd", description="Carries a box's IPsec tunnels.")
     parser.add_argument("--config", type=Path, default=Path("/etc/moatvpn/moatd.json"))
     path = parser.parse_args(arguments).config
+    gc.set_threshold(*_COLLECTOR)
     counters = Counters()
     log = Log(default_sink(os.environ), counters)
     try:

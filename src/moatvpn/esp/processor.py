@@ -133,8 +133,8 @@ class EspProcessor:
         """Forget a connection, if there is one: SAs, policy and statistics."""
         known = self._connections.pop(connection, None)
         if known is not None:
-            for spi in known.pairs:
-                del self._inbound[spi]
+            for spi in list(known.pairs):
+                self.remove(spi)
             self._spd.remove(connection)
 
     def set_peer(self, connection: str, peer: Endpoint, *, udp: bool) -> None:

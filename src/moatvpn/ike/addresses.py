@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from moatvpn.ike.context import Context
 from moatvpn.ike.events import PeerMoved
 from moatvpn.ike.mobike import PathTask, Request
+from moatvpn.ike.part import Part
 from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 
 if TYPE_CHECKING:
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
 HOLD_SECONDS = 10.0
 
 
-class Addresses:
+class Addresses(Part):
     """The addresses of one connection.
 
     peer is where its traffic goes; the IKE SA's own addresses run ahead of it while the peer has
     not answered there. changes counts those of the IKE SA.
     """
 
-    __slots__ = ("_connection", "_context", "_guess", "_hold", "_seen", "_task", "changes", "peer")
+    __slots__ = ("_context", "_guess", "_hold", "_seen", "_task", "changes", "peer")
 
     def __init__(self, context: Context, connection: Connection) -> None:
+        super().__init__(connection)
         self._context = context
-        self._connection = connection
         self._task: PathTask | None = None
         self._seen: Seen | None = None  # what the peer's last update told of NATs
         self._hold = 0.0
@@ -98,7 +99,7 @@ class Addresses:
         seen is what its answer tells of NATs. Only who steers goes by it; its peer goes by the
         update, for both sides have to encapsulate alike.
         """
-        sa = self._connection.sa
+        sa = self._sa
         if sa is None:
             return
         self._hold = 0.0
@@ -113,7 +114,7 @@ class Addresses:
 
     def compare(self, seen: Seen, now: float) -> None:
         """Tell the peer anew where we are, if it sees something else than before (3.8)."""
-        sa = self._connection.sa
+        sa = self._sa
         if sa is None:
             return
         mapped = seen.here and seen.as_seen != sa.seen_as
@@ -129,7 +130,7 @@ class Addresses:
 
     def own_changed(self, now: float) -> bool:
         """Speak from the address that leads to the peer now; return whether it is another one."""
-        sa = self._connection.sa
+        sa = self._sa
         host = self._context.local_address(sa.remote.host) if sa is not None else None
         if sa is None or host is None or host == sa.local.host:
             return False
@@ -171,7 +172,7 @@ class Addresses:
 
     def requested(self, request: Request, now: float) -> None:
         """Take in a request of the peer's that is about addresses; its response has left."""
-        sa = self._connection.sa
+        sa = self._sa
         if sa is None:
             return
         if request.hosts is not None:

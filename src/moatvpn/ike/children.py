@@ -17,6 +17,7 @@ from moatvpn.ike.context import Context
 from moatvpn.ike.create_child import CreateChildTask
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp
 from moatvpn.ike.informational import DeleteTask
+from moatvpn.ike.part import Part
 from moatvpn.ike.rekey import RekeyChildTask
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.wire.ike_payloads import NotifyType
@@ -55,12 +56,12 @@ class ChildRecord:
     failures: int = 0
 
 
-class Children:
+class Children(Part):
     """The CHILD_SAs of a connection by inbound SPI, oldest first."""
 
     def __init__(self, context: Context, connection: Connection) -> None:
+        super().__init__(connection)
         self._context = context
-        self._connection = connection
         self.records: dict[int, ChildRecord] = {}
         self.single_pairs = connection.config.child_sas == "per-pair"
 
@@ -119,7 +120,7 @@ class Children:
 
     def fill(self, now: float) -> None:
         """Make the CHILD_SAs that we want and do not have. The first one comes with IKE_AUTH."""
-        sa = self._connection.sa
+        sa = self._sa
         if sa is None or not self._connection.config.initiate or not self.single_pairs:
             return
         for line in range(len(self.wanted())):
@@ -198,7 +199,7 @@ class Children:
 
     def delete(self, spi_in: int, now: float) -> None:
         """Delete a CHILD_SA, if it is still there."""
-        sa = self._connection.sa
+        sa = self._sa
         if sa is not None and spi_in in self.records:
             sa.start(DeleteTask(self._connection, spi_in), now)
 
@@ -206,7 +207,7 @@ class Children:
 
     def rekey(self, spi_in: int | None, now: float) -> None:
         """Rekey one CHILD_SA, or with None each that is in use."""
-        sa = self._connection.sa
+        sa = self._sa
         if sa is None:
             return
         for spi, record in list(self.records.items()):

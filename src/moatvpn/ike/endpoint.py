@@ -177,7 +177,7 @@ class IkeEndpoint:
         return self._context.scheduler.next()
 
     def handle_timer(self, now: float) -> None:
-        """Do everything that is due."""
+        """Do what is due. A herd takes several calls: get_timer tells of what is left."""
         self._context.scheduler.run(now)
 
     def datagrams_to_send(self) -> list[Datagram]:

@@ -10,6 +10,8 @@ remove(old)                                 remove(old)
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from esp_peers import CORP, MOAT, PC, PORTAL, Ends, forge, ipv4, padded, pair
 
@@ -189,3 +191,20 @@ def test_statistics_add_up_over_a_rekey():
     assert before == (moat.esp.statistics("portal1"), portal.esp.statistics("c0001"))
     assert (before[0].packets_out, before[0].octets_out, before[0].sequence) == (2, 40, 1)
     assert (before[1].packets_in, before[1].octets_in) == (2, 40)
+
+
+def test_what_is_removed_does_not_wait_for_the_garbage_collector():
+    # Of which moatd has almost none: see tests/exchange/test_garbage.py.
+    _, portal = pair(OLD)
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        portal.esp.install(NEW.portal, MOAT, activate_outbound=True)
+        portal.esp.remove(0x2001)
+        portal.esp.remove_connection(OLD.portal.connection)
+        gc.collect()
+        kinds = {type(thing) for thing in gc.garbage}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not [kind for kind in kinds if kind.__module__.startswith("moatvpn")]
