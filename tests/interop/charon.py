@@ -169,12 +169,20 @@ class Charon(Namespace):
         """Load credentials and the one connection, in place of all that were loaded before."""
         tree = {"connections": {NAME: connection}, "secrets": secrets or {}}
         self.write("swanctl.conf", render(tree).encode())
+        self.reload()
+
+    def reload(self) -> None:
+        """Load again what was loaded last."""
         self.swanctl("--load-all", "--clear", "--noprompt")
 
     def ike_sas(self) -> list[dict[str, Any]]:
-        """Return charon's IKE SAs, each with its CHILD_SAs under "child-sas"."""
+        """Return charon's established IKE SAs, each with its CHILD_SAs under "child-sas".
+
+        One that waits for an IKE_AUTH or a Delete that may never come is not among them.
+        """
         messages = parse_raw(self.swanctl("--list-sas", "--raw").stdout)
-        return [sa for message in messages for sa in message.values()]
+        every = [sa for message in messages for sa in message.values()]
+        return [sa for sa in every if sa["state"] == "ESTABLISHED"]
 
     def children(self) -> list[dict[str, Any]]:
         """Return charon's CHILD_SAs that are in use."""

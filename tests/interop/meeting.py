@@ -15,6 +15,7 @@ from traffic import transfer
 from moatvpn.cli.client import ask
 
 BY_MOATD, BY_CHARON = "by moatd", "by charon"
+SPI = {"ike": "ike_spi_i", "child": "spi_in"}  # where moatd tells which SA it uses
 
 
 def merge(tree: Tree, changes: Tree) -> dict[str, Any]:
@@ -88,13 +89,12 @@ class Meeting:
         places = [(log, log.stat().st_size) for log in (self.box.log, self.charon.log)]
         try:
             self.charon.load(merge(self.their_connection(), theirs or {}), secrets)
-            connection = merge(self.our_connection(), ours or {})
-            ask(self.box.socket, {"command": "add", "connection": connection})
+            self.box.apply("add", merge(self.our_connection(), ours or {}))
             try:
                 self.call()
                 yield self
             finally:
-                ask(self.box.socket, {"command": "delete", "name": NAME})
+                self.box.moatctl("delete", NAME)
             wait_for(lambda: not self.charon.ike_sas(), "charon knows no IKE SA any more", 5)
         except BaseException:
             for log, start in places:
@@ -118,19 +118,28 @@ class Meeting:
 
     def rekey(self, who: str, sa: str) -> None:
         """Let one side rekey the "ike" or the "child" SA; wait until both use the new one only."""
-        spi = {"child": "spi_in", "ike": "ike_spi_i"}[sa]
-        before = self.status()[spi]
+        before = self.status()[SPI[sa]]
+        self.start_rekey(who, sa)
+        self.wait_until_replaced(sa, before)
+
+    def start_rekey(self, who: str, sa: str) -> None:
+        """Let one side rekey the "ike" or the "child" SA."""
         if who == BY_MOATD:
             ask(self.box.socket, {"command": "rekey", "name": NAME, "sa": sa})
         else:
             self.charon.swanctl("--rekey", f"--{sa}", NAME)
-        wait_for(lambda: self.status()[spi] != before, f"another {spi}", 5)
-        wait_for(lambda: len(self.charon.ike_sas()) == 1, "the old IKE SA goes", 5)
-        wait_for(lambda: len(self.charon.children()) == 1, "the old CHILD_SA goes", 5)
-        (child,), ours = self.charon.children(), self.status()
-        assert self.charon_spis() == [ours["ike_spi_i"]]
-        theirs = "0x" + child["spi-in"], "0x" + child["spi-out"]
-        assert theirs == (ours["spi_out"], ours["spi_in"])
+
+    def wait_until_replaced(self, sa: str, before: str) -> None:
+        """Wait until both sides use one IKE SA and one CHILD_SA, another sa than before."""
+        wait_for(lambda: self.status()[SPI[sa]] != before, f"another {sa} SA", 5)
+        wait_for(self._agree, "one IKE SA and one CHILD_SA, the same on both sides", 10)
+
+    def _agree(self) -> bool:
+        children, ours = self.charon.children(), self.status()
+        theirs = [("0x" + child["spi-in"], "0x" + child["spi-out"]) for child in children]
+        return self.charon_spis() == [ours["ike_spi_i"]] and theirs == [
+            (ours["spi_out"], ours["spi_in"])
+        ]
 
     def charon_spis(self) -> list[str]:
         """Return the initiators' SPIs of charon's IKE SAs, as moatd writes them."""

@@ -94,6 +94,16 @@ class Namespace:
         """Whether address answers one ping within a second."""
         return self.run("ping", "-c1", "-W1", address, check=False).returncode == 0
 
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Let nothing in from the wild side for the length of the block."""
+        rule = "chain input { type filter hook input priority 0; iifname wild0 drop; }"
+        self.run("nft", f"table inet deaf {{ {rule}; }}")
+        try:
+            yield
+        finally:
+            self.run("nft", "delete table inet deaf")
+
     def close(self) -> None:
         """Remove the namespace, with all that is in it."""
         run("ip", "netns", "delete", self.namespace)
