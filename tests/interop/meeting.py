@@ -145,6 +145,10 @@ class Meeting:
         """Return the initiators' SPIs of charon's IKE SAs, as moatd writes them."""
         return ["0x" + sa["initiator-spi"] for sa in self.charon.ike_sas()]
 
+    def lost(self) -> dict[str, int]:
+        """Return moatd's counters of raw packets and envelopes that it dropped."""
+        return {k: v for k, v in self.box.drops().items() if not k.startswith("ike-")}
+
     def charon_log(self) -> Callable[[], str]:
         """Return what reads all that charon logs from now on."""
         log = self.charon.log
