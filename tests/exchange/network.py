@@ -48,13 +48,20 @@ class Peer:
         seed: int,
         signer: Signer | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        own_hosts: tuple[str, ...] = (),
     ) -> None:
         self.identity, self.host = identity, host
         self.signer = signer or new_signer()
         self.counters = Counters()
         self.random = random.Random(seed)
         self.ike = IkeEndpoint(
-            identity, self.signer, self.counters, self.random.randbytes, lambda _: self.host, limits
+            identity,
+            self.signer,
+            self.counters,
+            self.random.randbytes,
+            lambda _: self.host,
+            limits,
+            own_hosts,
         )
         self.events: list[IkeEvent] = []
         self.inbound: dict[int, ChildUp] = {}
