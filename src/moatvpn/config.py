@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
-import json
 import os
 import re
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from moatvpn.errors import ConfigError
-from moatvpn.subnets import parse_network
+from moatvpn.config_fields import FQDN, Record
+from moatvpn.config_fields import MOST_SECONDS as MOST_SECONDS
+from moatvpn.config_fields import load_json as load_json
+from moatvpn.config_fields import object_from_json as object_from_json
 from moatvpn.wire.algorithms import (
     DEFAULT_GROUPS,
     DEFAULT_SUITES,
@@ -24,25 +23,19 @@ from moatvpn.wire.algorithms import (
     Group,
     PostQuantum,
 )
-from moatvpn.wire.selectors import MOST_SELECTORS
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_FQDN = re.compile(
-    r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+"
-)
 # SubjectPublicKeyInfo of an Ed25519 key (RFC 8410): this prefix, then the 32 octets of the key.
 ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
 
-# A week: keys that serve for longer protect too much, and a timer can count it.
-MOST_SECONDS = 604800.0
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
-_WRITE_KEYS = "insecure_write_keys_for_wireshark"
-_LONGEST_TEXT = 255
+_OTHER_PATHS = ("certificate", "insecure_write_keys_for_wireshark")
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
-_PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
 
-E = TypeVar("E", bound=Enum)
+AUTHENTICATIONS = ("raw-public-key", "psk", "certificate")
+# What each of them needs, and the others may not have.
+_NEEDS = dict(zip(AUTHENTICATIONS, ("remote_public_keys", "psk_file", "ca_files"), strict=True))
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -54,8 +47,12 @@ class ConnectionConfig:
     Nothing in it depends on a wild-side address, but for the portal's that a moat is told.
 
     name: the connection's name, unique on a box; a word of a-z, 0-9, '.', '_' and '-'.
-    remote_identity: the peer's FQDN identity (ID_FQDN).
-    remote_public_keys: the Ed25519 keys that the peer may prove, base64 of SubjectPublicKeyInfo.
+    remote_identity: the peer's FQDN identity (IDFQDN).
+    authentication: how both sides prove who they are, one of AUTHENTICATIONS.
+    remote_public_keys: the Ed25519 keys that the peer may prove, base64 of SubjectPublicKeyInfo;
+        for "raw-public-key".
+    psk_file: the file that holds the secret; for "psk".
+    ca_files: the files (PEM) of the CAs that may vouch for the peer; for "certificate".
     local_selectors, remote_selectors: the networks on our and on the peer's side.
     remote_address: the IPv4 address to reach the peer at; None on a portal, which waits to be
         called.
@@ -79,9 +76,12 @@ class ConnectionConfig:
 
     name: str
     remote_identity: str
-    remote_public_keys: tuple[str, ...]
     local_selectors: tuple[str, ...]
     remote_selectors: tuple[str, ...]
+    authentication: str = "raw-public-key"
+    remote_public_keys: tuple[str, ...] = ()
+    psk_file: Path | None = None
+    ca_files: tuple[Path, ...] = ()
     remote_address: str | None = None
     initiate: bool = False
     encapsulation: str = "auto"
@@ -108,7 +108,10 @@ class ConnectionConfig:
 class DaemonConfig:
     """What moatd itself needs to know.
 
-    identity: our own FQDN identity. private_key: the PEM file (PKCS #8, Ed25519) of our key.
+    identity: our own FQDN identity. private_key: the PEM file (PKCS #8) of our key: Ed25519, or
+        with a certificate ECDSA or RSA, too.
+    certificate: the PEM file of our own certificate and the intermediates after it, if we have one.
+    crls: the files (PEM or DER) of CRLs; a certificate that they list is refused.
     tunnel_interface: the TUN device, made beforehand for moatd's user.
     connections: the directory that holds one NAME.json for each connection.
     control_socket: where moatctl finds us. log_level: one of LOG_LEVELS.
@@ -123,180 +126,10 @@ class DaemonConfig:
     connections: Path = Path("/etc/moatvpn/connections.d")
     control_socket: Path = Path("/run/moatvpn/control.sock")
     log_level: str = "info"
+    certificate: Path | None = None
+    crls: tuple[Path, ...] = ()
     state: Path | None = None
     insecure_write_keys_for_wireshark: Path | None = None
-
-
-class _Short(reprlib.Repr):
-    """Shows any value in a few words on one line, whatever a file may hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel = 1
-
-    def repr_int(self, value: int, level: int) -> str:
-        """Return value's digits where they are few: Python refuses to write out very many."""
-        bits = value.bit_length()
-        return repr(value) if bits <= 64 else f"a number of {bits} bits"
-
-
-_short = _Short().repr
-
-
-def object_from_json(text: str | bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object that text is; raise ConfigError, naming where, for anything else.
-
-    A key that stands twice is refused: the reader and the writer might mean different ones.
-    """
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(where, f"is not JSON ({error})", "Mend or remove it") from error
-    if not isinstance(value, dict):
-        raise ConfigError(where, "holds no JSON object", "Mend or remove it")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in record:
-            raise ValueError(f"it has {_short(key)} twice")
-        record[key] = value
-    return record
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it has {name}, which RFC 8259 does not know")
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in the file at path; raise ConfigError where there is none."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            str(path), f"cannot be read ({error.strerror})", "Check it exists"
-        ) from error
-    return object_from_json(content, str(path))
-
-
-class _Record:
-    """Takes checked fields out of a JSON object; whatever is left at the end is an error."""
-
-    def __init__(self, where: str, record: dict[str, Any], known: tuple[str, ...]) -> None:
-        self.where = where
-        self.record = record
-        for key in record:
-            if key not in known:
-                shown = _short(key).strip("'")
-                raise self.error(shown, "is not a setting", f"Known: {', '.join(known)}")
-
-    def error(self, key: str, why: str, remedy: str) -> ConfigError:
-        return ConfigError(f"{self.where}: {key}", why, remedy)
-
-    def text(self, key: str, pattern: re.Pattern[str], shape: str) -> str:
-        value = self.record.get(key)
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise self.error(key, f"is {_short(value)}", f"Give {shape}")
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.record.get(key)
-        if (
-            not isinstance(value, list)
-            or not value
-            or not all(isinstance(v, str) and len(v) <= _LONGEST_TEXT for v in value)
-        ):
-            remedy = f"Give a list of strings, each of at most {_LONGEST_TEXT} characters"
-            raise self.error(key, f"is {_short(value)}", remedy)
-        return tuple(value)
-
-    def networks(self, key: str) -> tuple[str, ...]:
-        values = self.texts(key)
-        if len(values) > MOST_SELECTORS:
-            remedy = f"Give {MOST_SELECTORS} at most, such as one for all of them"
-            raise self.error(key, f"has {len(values)} networks", remedy)
-        try:
-            # One way to write a network, so that two are the same where they read the same.
-            return tuple(str(parse_network(value)) for value in values)
-        except ValueError as error:
-            raise self.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
-
-    def hosts(self, key: str) -> tuple[str, ...]:
-        """Take a list of IP addresses of either family; none where it is left out."""
-        if not self.record.get(key, ()):
-            return ()
-        try:
-            return tuple(str(ipaddress.ip_address(value)) for value in self.texts(key))
-        except ValueError as error:
-            raise self.error(key, str(error), "Give addresses such as 10.201.9.1") from error
-
-    def domains(self, key: str) -> tuple[str, ...]:
-        """Take a list of domain names; none where it is left out."""
-        names = self.texts(key) if self.record.get(key, ()) else ()
-        for name in names:
-            if not _FQDN.fullmatch(name):
-                raise self.error(key, f"has {_short(name)}", "Give domain names in lower case")
-        return names
-
-    def members(self, key: str, kind: type[E], default: tuple[E, ...]) -> tuple[E, ...]:
-        """Take a list of names of an enumeration's members."""
-        if key not in self.record:
-            return default
-        try:
-            members = tuple(kind(name) for name in self.texts(key))
-        except ValueError as error:
-            known = ", ".join(str(member.value) for member in kind)
-            raise self.error(key, str(error), f"Known: {known}") from error
-        if len(set(members)) < len(members):
-            raise self.error(key, "has one twice", "Give each once")
-        return members
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.record.get(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, f"is {_short(value)}", "Give true or false")
-        return value
-
-    def wild_address(self, key: str) -> str | None:
-        """Take the address of a host on the wild side, which the drivers speak IPv4 on."""
-        value = self.record.get(key)
-        if value is None:
-            return None
-        try:
-            # Of numbers and booleans, ipaddress would make addresses, too.
-            address = ipaddress.IPv4Address(value if isinstance(value, str) else "")
-        except ValueError as error:
-            why = f"is {_short(value)}, and the wild side speaks IPv4 only"
-            raise self.error(key, why, "Give an IPv4 address such as 198.51.100.2") from error
-        if address.is_unspecified or address.is_multicast or address.is_reserved:
-            raise self.error(key, f"is {address}, which no host has", "Give the peer's own")
-        return str(address)
-
-    def seconds(self, key: str, default: float, least: float) -> float:
-        value = self.record.get(key, default)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not least <= value <= MOST_SECONDS  # as NaN never is
-        ):
-            remedy = f"Give a number of seconds from {least:g} to {MOST_SECONDS:.0f}"
-            raise self.error(key, f"is {_short(value)}", remedy)
-        return float(value)
-
-    def member(self, key: str, kind: type[E], default: E) -> E:
-        """Take the name of one of an enumeration's members."""
-        return kind(self.choice(key, tuple(str(m.value) for m in kind), str(default.value)))
-
-    def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.record.get(key, default)
-        if value not in choices:
-            raise self.error(key, f"is {_short(value)}", f"Give one of {', '.join(choices)}")
-        return str(value)
-
-    def path(self, key: str) -> Path:
-        return Path(self.text(key, _PATH, "an absolute path, without control characters"))
 
 
 def public_key_from_text(text: str) -> bytes:
@@ -316,8 +149,10 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
     record has the fields of ConnectionConfig; where names its source in errors.
     Raises ConfigError, which names the field at fault.
     """
-    get = _Record(where, record, tuple(f.name for f in fields(ConnectionConfig)))
-    keys = get.texts("remote_public_keys")
+    get = Record(where, record, tuple(f.name for f in fields(ConnectionConfig)))
+    authentication = get.choice("authentication", AUTHENTICATIONS, "raw-public-key")
+    _check_needs(get, authentication)
+    keys = get.texts("remote_public_keys") if authentication == "raw-public-key" else ()
     for key in keys:
         try:
             public_key_from_text(key)
@@ -336,8 +171,11 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         raise get.error("child_sas", why, "Join neighbouring networks to larger ones")
     return ConnectionConfig(
         name=get.text("name", _NAME, "1 to 63 of a-z, 0-9, '.', '_' and '-'"),
-        remote_identity=get.text("remote_identity", _FQDN, "a domain name in lower case"),
+        remote_identity=get.text("remote_identity", FQDN, "a domain name in lower case"),
+        authentication=authentication,
         remote_public_keys=keys,
+        psk_file=get.path("psk_file") if authentication == "psk" else None,
+        ca_files=get.paths("ca_files") if authentication == "certificate" else (),
         **networks,
         remote_address=address,
         initiate=initiate,
@@ -365,37 +203,52 @@ def _pairs(local_selectors: Sequence[str], remote_selectors: Sequence[str]) -> i
     return ours4 * theirs4 + ours6 * theirs6
 
 
+def _check_needs(get: Record, authentication: str) -> None:
+    """Raise ConfigError where what the authentication needs is missing, or another's is there."""
+    for method, key in _NEEDS.items():
+        value = get.record.get(key)
+        if method == authentication and value is None:
+            raise get.error(key, "is missing", f"Authentication by {method} needs it")
+        if method != authentication and value not in (None, []):
+            raise get.error(key, f"is for authentication {method}", f"Drop it, or set {method}")
+
+
 def connection_to_dict(connection: ConnectionConfig) -> dict[str, Any]:
     """Return connection as a JSON object that connection_from_dict reads back as its equal."""
     record: dict[str, Any] = {}
     for field in fields(ConnectionConfig):
         value = getattr(connection, field.name)
         if isinstance(value, tuple):
-            value = [item.value if isinstance(item, Enum) else item for item in value]
-        elif isinstance(value, Enum):
-            value = value.value
-        record[field.name] = value
+            value = [_plain(item) for item in value]
+        record[field.name] = _plain(value)
     return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
 
 
 def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> DaemonConfig:
     """Return the daemon's settings that record describes; raise ConfigError naming the field."""
-    get = _Record(where, record, tuple(f.name for f in fields(DaemonConfig)))
+    get = Record(where, record, tuple(f.name for f in fields(DaemonConfig)))
     paths = {
         key: get.path(key)
-        for key in ("private_key", "connections", "control_socket", "state", _WRITE_KEYS)
+        for key in ("private_key", "connections", "control_socket", "state", *_OTHER_PATHS)
         if key in record or key == "private_key"
     }
     if len(os.fsencode(paths.get("control_socket", ""))) > _LONGEST_SOCKET_PATH:
         why = f"is longer than the {_LONGEST_SOCKET_PATH} octets of a socket's path"
         raise get.error("control_socket", why, "Give a shorter one")
     return DaemonConfig(
-        identity=get.text("identity", _FQDN, "a domain name in lower case"),
+        identity=get.text("identity", FQDN, "a domain name in lower case"),
         tunnel_interface=(
             get.text("tunnel_interface", re.compile(r"[a-z][a-z0-9-]{0,14}"), "an interface's name")
             if "tunnel_interface" in record
             else "moat0"
         ),
         log_level=get.choice("log_level", LOG_LEVELS, "info"),
+        crls=get.paths("crls") if "crls" in record else (),
         **paths,
     )

@@ -19,6 +19,7 @@ from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
+from moatvpn.ike.secrets import NO_CERTIFICATES, Certificates
 from moatvpn.wire.algorithms import PostQuantum
 from moatvpn.wire.endpoint import KEEPALIVE, Datagram, Endpoint
 
@@ -49,6 +50,7 @@ class Peer:
         signer: Signer | None = None,
         limits: Limits = DEFAULT_LIMITS,
         own_hosts: tuple[str, ...] = (),
+        certificates: Certificates = NO_CERTIFICATES,
     ) -> None:
         self.identity, self.host = identity, host
         self.signer = signer or new_signer()
@@ -62,6 +64,7 @@ class Peer:
             lambda _: self.host,
             limits,
             own_hosts,
+            certificates,
         )
         self.events: list[IkeEvent] = []
         self.inbound: dict[int, ChildUp] = {}

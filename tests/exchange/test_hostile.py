@@ -172,6 +172,9 @@ def test_strangers_by_the_thousand_leave_nothing_behind():
 
     def bounded() -> None:
         assert tables(portal)["half_open"] <= DEFAULT_LIMITS.half_open
+        for stranger in strangers:  # who don't wait longer and longer, as a moat does
+            for connection in stranger.ike._context.connections.values():
+                connection._backoff.reset()
 
     network.each_step = bounded
     network.run(30.0)

@@ -7,6 +7,7 @@ about traffic it is told at most twice a second and connection.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from moatvpn.config import ConnectionConfig
@@ -15,7 +16,12 @@ from moatvpn.daemon.connections import Connections
 from moatvpn.daemon.keylog import KeyLog
 from moatvpn.daemon.log import LogCall
 from moatvpn.daemon.state import Memory, NoMemory
-from moatvpn.daemon.status import assigned_row, connection_detail, connection_row
+from moatvpn.daemon.status import (
+    assigned_row,
+    connection_detail,
+    connection_row,
+    failure_detail,
+)
 from moatvpn.drivers.interfaces import Addresses
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.processor import Envelope, EspProcessor
@@ -32,10 +38,15 @@ from moatvpn.ike.events import (
     Notice,
     PeerMoved,
 )
+from moatvpn.ike.secrets import NO_SECRETS, ConnectionSecrets
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_config import Assigned
 
 _NOTE_EVERY = 0.5  # seconds
+
+
+def _none(config: ConnectionConfig) -> ConnectionSecrets:
+    return NO_SECRETS
 
 
 class Engine:
@@ -50,6 +61,7 @@ class Engine:
         memory: Memory | None = None,
         addresses: Addresses | None = None,
         keys: KeyLog | None = None,
+        secrets: Callable[[ConnectionConfig], ConnectionSecrets] = _none,
     ) -> None:
         self._ike = ike
         self._esp = esp
@@ -62,6 +74,8 @@ class Engine:
             ike.reveal_keys_to(keys.ike)
         self._assigned: dict[str, Assigned] = {}  # to us, by connection
         self._connections = Connections()
+        self._read_secrets = secrets
+        self._secrets: dict[str, ConnectionSecrets] = {}
         self._outbox: list[Datagram] = []
         # When IKE is next to be told of traffic, by connection.
         self._note_in: dict[str, float] = {}
@@ -139,17 +153,20 @@ class Engine:
     def replace(self, config: ConnectionConfig, now: float) -> bool:
         """Put config in place of the connection of its name, if there is one; touch no other.
 
-        Returns False where that one equals config, and is left as it is. Raises ConfigError,
-        with nothing changed, where config cannot stand beside the others.
+        Returns False where that one equals config, files it names included, and is left as it is.
+        Raises OperatorError, with nothing changed, where config cannot stand beside the others,
+        or a file is not sound.
         """
         present = self._connections.get(config.name)
-        if present == config:
+        secrets = self._read_secrets(config)
+        if present == config and self._secrets.get(config.name) == secrets:
             return False
         self._connections.check(config)
         if present is not None:
             self._remove(config.name, now)
         self._connections.put(config)
-        self._ike.add_connection(config, now)
+        self._secrets[config.name] = secrets
+        self._ike.add_connection(config, now, secrets)
         self._settle()
         return True
 
@@ -182,6 +199,7 @@ class Engine:
             "connections": [self._row(config, now) for config in self._connections],
             "drops": self._counters.snapshot(),
             "insecure": self._keys is not None,
+            "strangers": [failure_detail(record, now) for record in self._ike.strangers()],
         }
 
     def show(self, name: str, now: float) -> dict[str, Any]:
@@ -219,6 +237,7 @@ class Engine:
         self._configure(name, Assigned())
         self._esp.remove_connection(name)
         self._connections.remove(name)
+        self._secrets.pop(name, None)
         self._note_in.pop(name, None)
         self._note_out.pop(name, None)
 

@@ -13,17 +13,15 @@ from moatvpn.errors import OperatorError
 _LONGEST = 64 << 10
 
 
-def read_signer(path: Path) -> Signer:
-    """Return the key in the file at path.
+def read_private(path: Path, what: str, remedy: str) -> bytes:
+    """Return what is in a file that its owner alone may read.
 
-    Raises OperatorError where the file cannot be read, is open to group or others, or holds no
-    Ed25519 private key.
+    what names it in errors. Raises OperatorError where it cannot be read, with remedy, or where it
+    is open to group or others.
     """
-    what = f"private key {path}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        remedy = f"Make one with `moatctl identity create --private-key {path}`"
         raise OperatorError(what, f"cannot be read ({error.strerror})", remedy) from error
     with open(fd, "rb") as file:
         # The open file is asked, not the path, which might become another file meanwhile.
@@ -31,7 +29,18 @@ def read_signer(path: Path) -> Signer:
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             why = f"has mode {mode:04o}, which lets others have it"
             raise OperatorError(what, why, "chmod 0600 it; make a new key if it was read")
-        pem = file.read(_LONGEST)
+        return file.read(_LONGEST)
+
+
+def read_signer(path: Path) -> Signer:
+    """Return the key in the file at path.
+
+    Raises OperatorError where the file cannot be read, is open to group or others, or holds no
+    private key that we can use.
+    """
+    what = f"private key {path}"
+    remedy = f"Make one with `moatctl identity create --private-key {path}`"
+    pem = read_private(path, what, remedy)
     try:
         return load_private_key(pem)
     except OperatorError as error:

@@ -23,6 +23,7 @@ from moatvpn.config import (
 from moatvpn.counters import Counters
 from moatvpn.daemon.commands import Commands
 from moatvpn.daemon.control import ControlServer, Peer
+from moatvpn.daemon.credentials import Credentials
 from moatvpn.daemon.engine import Engine
 from moatvpn.daemon.forwarder import Forwarder
 from moatvpn.daemon.keyfile import read_signer
@@ -31,7 +32,7 @@ from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
 from moatvpn.daemon.state import PeerJournal
 from moatvpn.drivers.addresses import InterfaceAddresses
-from moatvpn.drivers.clock import monotonic
+from moatvpn.drivers.clock import monotonic, wall_clock
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
 from moatvpn.drivers.raw import RawEspSocket
@@ -78,6 +79,7 @@ class Daemon:
         self._debounce = Debounce()
         self._watchdog: float | None = None
         signer = read_signer(config.private_key)
+        credentials = Credentials(config, signer, wall_clock, log)
         with ExitStack() as stack:
             self._loop = stack.enter_context(closing(Loop(self._clock)))
             tun = stack.enter_context(closing(TunDevice(config.tunnel_interface, counters)))
@@ -89,7 +91,14 @@ class Daemon:
                 for number in (IKE_PORT, NAT_PORT)
             }
             self._monitor = stack.enter_context(closing(AddressMonitor()))
-            ike = IkeEndpoint(config.identity, signer, counters, os.urandom, local_address_towards)
+            ike = IkeEndpoint(
+                config.identity,
+                signer,
+                counters,
+                os.urandom,
+                local_address_towards,
+                certificates=credentials.certificates,
+            )
             self._memory: PeerJournal | None = None
             if config.state is not None:
                 self._memory = stack.enter_context(closing(PeerJournal(config.state, log)))
@@ -99,7 +108,16 @@ class Daemon:
             if config.insecure_write_keys_for_wireshark is not None:
                 keys = KeyLog(config.insecure_write_keys_for_wireshark, log)
                 stack.enter_context(closing(keys))
-            self._engine = Engine(ike, esp, counters, log, self._memory, addresses, keys)
+            self._engine = Engine(
+                ike,
+                esp,
+                counters,
+                log,
+                self._memory,
+                addresses,
+                keys,
+                credentials.secrets,
+            )
             self._forwarder = Forwarder(self._engine, tun, raw, ports, self._clock)
             self._commands = Commands(self._engine, log, self._clock)
             control = ControlServer(config.control_socket, self._loop, self._clock, self._command)

@@ -8,6 +8,7 @@ from typing import Any
 from moatvpn.config import ConnectionConfig, connection_to_dict
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.connection import ConnectionStatus
+from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.wire.ike_config import Assigned
 
 
@@ -44,6 +45,26 @@ def connection_row(
         "spi_out": _spi(esp.spi_out),
         "ike_spi_i": "0x" + ike.spi_i.hex() if up else None,
         "ike_spi_r": "0x" + ike.spi_r.hex() if up else None,
+        "authentication": config.authentication,
+        "last_failure": None if ike.failure is None else failure_detail(ike.failure, now),
+    }
+
+
+def failure_detail(record: FailureRecord, now: float) -> dict[str, Any]:
+    """Return a failure as a JSON object.
+
+    side is who refused, "here" or "peer"; count is how often in a row, and ago how many seconds
+    ago the last time was. peer is the address at the other end, and identity what it calls itself.
+    """
+    failure = record.failure
+    return {
+        "ago": _since(record.when, now),
+        "count": record.count,
+        "side": failure.side,
+        "what": failure.what,
+        "remedy": failure.remedy,
+        "peer": record.peer,
+        "identity": record.identity,
     }
 
 

@@ -1,4 +1,4 @@
-"""The clock of the daemon."""
+"""The clocks of the daemon."""
 
 from __future__ import annotations
 
@@ -7,3 +7,6 @@ import time
 # Time spent asleep does not count (that would be CLOCK_BOOTTIME): a gateway does not sleep, and
 # one that did would find its peer's silence out by itself when it wakes.
 monotonic = time.monotonic
+
+# Seconds since the epoch, for nothing but the validity of certificates: it may be set at any time.
+wall_clock = time.time

@@ -1,41 +1,37 @@
-"""IKE_AUTH (RFC 7296, 1.2 and 2.15) with Ed25519 raw public keys (RFC 7427, 7670, 8420).
+"""IKE_AUTH (RFC 7296, 1.2 and 2.15). What proves an identity is in authentication/.
 
-    initiator                                            responder
-    HDR, SK{IDi, CERT, IDr, AUTH, SAi2, TSi, TSr} ---->
-                                            <----  HDR, SK{IDr, CERT, AUTH, SAr2, TSi, TSr}
-
-The key in a CERT payload is never believed: a signature must verify under a key of the
-connection's configuration.
+initiator                                                       responder
+HDR, SK{IDi, [CERT+], AUTH, [CERTREQ], IDr, SAi2, TSi, TSr} ---->
+                                            <----  HDR, SK{IDr, [CERT+], AUTH, SAr2, TSi, TSr}
+HDR, SK{N(AUTHENTICATION_FAILED)} ---->                         where the responder's proof fails
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
-from moatvpn.crypto.sign import ED25519_ALGORITHM, verify
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import callback, configuration, mobike
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
+from moatvpn.ike.authentication.certificate import claimed_names
+from moatvpn.ike.authentication.contract import Authentication, Transcript
 from moatvpn.ike.context import Context
+from moatvpn.ike.failure import Failure, FailureError, ProofError, failure_of, failure_told
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.informational import farewell, refusal_of
 from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.refusal import RefusalError
-from moatvpn.ike.task import Payloads, PlainTask, body_of, notifies_of
+from moatvpn.ike.task import Payloads, PlainTask, body_of, certificate_request, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
-    AUTH_DIGITAL_SIGNATURE,
-    CERT_RAW_PUBLIC_KEY,
     Notify,
     NotifyType,
-    encode_auth,
     encode_fqdn,
     encode_selectors,
-    parse_auth,
     parse_fqdn,
     parse_selectors,
 )
@@ -44,11 +40,13 @@ from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
 if TYPE_CHECKING:
     from moatvpn.ike.connection import Connection
 
-_ALGORITHM = bytes((len(ED25519_ALGORITHM),)) + ED25519_ALGORITHM
+_UNKNOWN = "Add a connection for it if it is yours, or compare its identity with remote_identity"
+_KEYS = "Use a key of another kind, or another authentication"
+_ALGORITHMS = "Compare ike_suites and groups on both sides"
 
 
-def _signed_octets(sa: IkeSa, secrets: InitSecrets, by_initiator: bool, identity: bytes) -> bytes:
-    """Return what AUTH signs: one's own first message, the other's nonce, a MAC of one's ID."""
+def _transcript(sa: IkeSa, secrets: InitSecrets, by_initiator: bool, identity: bytes) -> Transcript:
+    """Return what AUTH covers: one's own first message, the other's nonce, a MAC of one's ID."""
     if sa.keys is None:
         raise MoatError("IKE_AUTH before there are keys")
     message, nonce, key = (
@@ -56,36 +54,30 @@ def _signed_octets(sa: IkeSa, secrets: InitSecrets, by_initiator: bool, identity
         if by_initiator
         else (secrets.response, secrets.nonce_i, sa.keys.sk_pr)
     )
-    return message + nonce + sa.keys.prf.compute(key, identity) + secrets.int_auth
+    prf = sa.keys.prf
+    return Transcript(prf, message + nonce + prf.compute(key, identity) + secrets.int_auth)
 
 
-def _proof(sa: IkeSa, secrets: InitSecrets, kind: int) -> list[tuple[int, bytes]]:
-    """Return our ID, CERT and AUTH payloads. kind is ID_I or ID_R."""
-    signer = sa.context.signer
+def _proof(
+    authentication: Authentication, sa: IkeSa, secrets: InitSecrets
+) -> list[tuple[int, bytes]]:
+    """Return our ID, any CERT, and AUTH payloads."""
     identity = encode_fqdn(sa.context.identity)
-    octets = _signed_octets(sa, secrets, sa.initiator, identity)
-    auth = encode_auth(AUTH_DIGITAL_SIGNATURE, _ALGORITHM + signer.sign(octets))
-    cert = bytes((CERT_RAW_PUBLIC_KEY,)) + signer.public_key
-    return [(kind, identity), (PayloadType.CERT, cert), (PayloadType.AUTH, auth)]
+    transcript = _transcript(sa, secrets, sa.initiator, identity)
+    kind = PayloadType.ID_I if sa.initiator else PayloadType.ID_R
+    return [(kind, identity), *authentication.prove(transcript, secrets.hashes)]
 
 
-def _authentic(
+def _verify(
+    authentication: Authentication,
     sa: IkeSa,
     secrets: InitSecrets,
-    keys: Sequence[bytes],
     identity: bytes,
     payloads: Sequence[RawPayload],
-) -> bool:
-    """Return whether the peer's AUTH verifies under one of keys."""
-    body = body_of(payloads, PayloadType.AUTH)
-    if body is None:
-        return False
-    method, data = parse_auth(body)
-    if method != AUTH_DIGITAL_SIGNATURE or not data.startswith(_ALGORITHM):
-        return False
-    octets = _signed_octets(sa, secrets, not sa.initiator, identity)
-    signature = data[len(_ALGORITHM) :]
-    return any(verify(key, signature, octets) for key in keys)
+) -> None:
+    """Raise ProofError unless payloads prove that the peer is the one that we look for."""
+    transcript = _transcript(sa, secrets, not sa.initiator, identity)
+    authentication.verify(transcript, identity, payloads)
 
 
 class AuthTask(PlainTask):
@@ -108,13 +100,12 @@ class AuthTask(PlainTask):
         """Return the request's payloads."""
         self._spi = self._sa.context.new_child_spi()
         config = self._connection.config
-        identity, cert, auth = _proof(self._sa, self._secrets, PayloadType.ID_I)
+        authentication = self._connection.authentication
         self._wanted = ours, theirs = self._connection.children.wanted()[0]
         return [
-            identity,
-            cert,
+            *_proof(authentication, self._sa, self._secrets),
+            *certificate_request(authentication.authorities),
             (PayloadType.ID_R, encode_fqdn(config.remote_identity)),
-            auth,
             *configuration.request(config),
             (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, ()))),
             (PayloadType.TS_I, encode_selectors(ours)),
@@ -125,20 +116,26 @@ class AuthTask(PlainTask):
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Verify the responder and bring the connection up."""
-        config = self._connection.config
         identity = body_of(payloads, PayloadType.ID_R)
-        for notify in notifies_of(payloads):
-            if notify.is_error and identity is None:
-                reason = DropReason.IKE_AUTHENTICATION_FAILED
-                raise PeerError(reason, f"the peer refused with notify {notify.type}")
-        if identity is None or parse_fqdn(identity) != config.remote_identity:
-            raise PeerError(DropReason.IKE_UNKNOWN_PEER, "responder has another identity")
-        if not _authentic(self._sa, self._secrets, config.public_keys(), identity, payloads):
-            raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, "responder's proof")
-        child = self._child(payloads)
-        assigned = configuration.taken(config, payloads, child.local_ts)
-        mobike.agree(self._sa, payloads)
-        self._connection.established(self._sa, child, now)
+        errors = [notify.type for notify in notifies_of(payloads) if notify.is_error]
+        if errors and identity is None:
+            raise FailureError(DropReason.IKE_AUTHENTICATION_FAILED, failure_told(errors[0]))
+        if identity is None:
+            raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks IDr")
+        sa = self._sa
+        try:
+            _verify(self._connection.authentication, sa, self._secrets, identity, payloads)
+        except PeerError:
+            sa.send(refusal_of(sa))  # the responder believes that all is well
+            raise
+        try:
+            child = self._child(payloads)
+            assigned = configuration.taken(self._connection.config, payloads, child.local_ts)
+        except PeerError:
+            sa.send(farewell(sa))
+            raise
+        mobike.agree(sa, payloads)
+        self._connection.established(sa, child, now)
         if assigned is not None:
             self._connection.configured(assigned)
 
@@ -152,7 +149,9 @@ class AuthTask(PlainTask):
             refused = [n.type for n in notifies_of(payloads) if n.is_error]
             if NotifyType.SINGLE_PAIR_REQUIRED in refused:
                 self._connection.children.single_pairs = True  # from the next try on (2.9)
-            raise PeerError(DropReason.IKE_NO_PROPOSAL, f"no CHILD_SA, but notifies {refused}")
+            if refused:
+                raise FailureError(DropReason.IKE_NO_PROPOSAL, failure_told(refused[0]))
+            raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks SA or TS")
         choice = negotiation.accept(parse_proposals(proposals), config, ())
         ours = negotiation.narrow(parse_selectors(ts_i), self._wanted[0])
         theirs = negotiation.narrow(parse_selectors(ts_r), self._wanted[1])
@@ -172,14 +171,16 @@ def respond(
     if secrets is None:
         raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_AUTH twice")
     try:
-        connection = _identify(context, sa, secrets, payloads)
-    except PeerError:
-        body = [(PayloadType.NOTIFY, Notify(NotifyType.AUTHENTICATION_FAILED).encode())]
+        connection = _identify(context, sa, secrets, payloads, now)
+    except PeerError as error:
+        proved = error.reason is DropReason.IKE_NO_PROPOSAL
+        kind = NotifyType.NO_PROPOSAL_CHOSEN if proved else NotifyType.AUTHENTICATION_FAILED
+        body = [(PayloadType.NOTIFY, Notify(kind).encode())]
         sa.respond(Exchange.IKE_AUTH, message_id, body)
         sa.close()
         raise
     sa.connection = connection.config.name
-    answer = _proof(sa, secrets, PayloadType.ID_R)
+    answer = _proof(connection.authentication, sa, secrets)
     try:
         callback.settle(connection, sa)
         _refuse_nat(sa, payloads)
@@ -189,6 +190,7 @@ def respond(
         # the IKE SA is of no use to a moat, which starts over.
         answer.append((PayloadType.NOTIFY, refusal.notify.encode()))
         sa.respond(Exchange.IKE_AUTH, message_id, answer)
+        _note(connection, sa, refusal, now)
         sa.close()
         raise
     proposal = choice.proposal(child.spi_in)
@@ -211,24 +213,48 @@ def _refuse_nat(sa: IkeSa, payloads: Sequence[RawPayload]) -> None:
         raise RefusalError(DropReason.IKE_ADDRESSES_REFUSED, refusal)
 
 
+def _note(connection: Connection, sa: IkeSa, error: PeerError, now: float) -> None:
+    failure = failure_of(error)
+    if failure is not None:
+        connection.failed(failure, sa.remote.host, now)
+
+
 def _identify(
-    context: Context, sa: IkeSa, secrets: InitSecrets, payloads: Sequence[RawPayload]
+    context: Context, sa: IkeSa, secrets: InitSecrets, payloads: Sequence[RawPayload], now: float
 ) -> Connection:
     """Return the connection whose peer has proved that it is there; raise PeerError otherwise."""
     identity = body_of(payloads, PayloadType.ID_I)
-    wanted = body_of(payloads, PayloadType.ID_R)
     if identity is None:
         raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks IDi")
-    if wanted is not None and not hmac.compare_digest(wanted, encode_fqdn(context.identity)):
-        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "it looks for somebody else")
-    name = parse_fqdn(identity)
-    connection = context.by_identity.get(name) if name is not None else None
+    names = claimed_names(identity, payloads)
+    found = [context.by_identity[name] for name in names if name in context.by_identity]
+    connection = found[0] if found else None
     if connection is None or not connection.expects(sa.remote.host):
-        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "no connection expects it there")
-    if not _authentic(sa, secrets, connection.config.public_keys(), identity, payloads):
-        raise PeerError(DropReason.IKE_AUTHENTICATION_FAILED, f"proof of {name}")
-    _check_choice(sa, connection)
+        what = "no connection here expects its identity"
+        error = ProofError(what, _UNKNOWN, DropReason.IKE_UNKNOWN_PEER)
+        claimed = names[0] if names else "something that is no domain name"
+        context.diagnosis.of_stranger(error.failure, (sa.remote.host, claimed), now)
+        raise error
+    try:
+        wanted = body_of(payloads, PayloadType.ID_R)
+        if wanted is not None:
+            _check_wanted(context, wanted)
+        _verify(connection.authentication, sa, secrets, identity, payloads)
+        if not connection.authentication.can_prove(secrets.hashes):
+            raise ProofError("the peer cannot verify what our kind of key signs", _KEYS)
+        _check_choice(sa, connection)
+    except PeerError as error:
+        _note(connection, sa, error, now)
+        raise
     return connection
+
+
+def _check_wanted(context: Context, wanted: bytes) -> None:
+    """Raise ProofError where the peer looks for another one than us."""
+    if parse_fqdn(wanted) != context.identity:
+        what = f"it looks for another one than {context.identity}"
+        remedy = "Compare the remote_identity there with the identity here"
+        raise ProofError(what, remedy, DropReason.IKE_UNKNOWN_PEER)
 
 
 def _check_choice(sa: IkeSa, connection: Connection) -> None:
@@ -236,7 +262,8 @@ def _check_choice(sa: IkeSa, connection: Connection) -> None:
     policy, choice = ike_policy(connection.config), sa.choice
     if choice is None or not policy.allows(choice):
         name = connection.config.name
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, f"{name} allows other IKE algorithms only")
+        failure = Failure("here", f"{name} allows other IKE algorithms only", _ALGORITHMS)
+        raise FailureError(DropReason.IKE_NO_PROPOSAL, failure)
 
 
 def _answer_child(

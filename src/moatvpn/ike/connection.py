@@ -10,9 +10,13 @@ from moatvpn.esp.child import ChildSa
 from moatvpn.ike import init
 from moatvpn.ike.addresses import Addresses
 from moatvpn.ike.answering import ike_policy
+from moatvpn.ike.authentication.contract import Authentication
+from moatvpn.ike.backoff import Backoff
 from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
+from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import Configured, IkeDown, IkeUp
+from moatvpn.ike.failure import Failure
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import farewell
 from moatvpn.ike.init import InitSecrets
@@ -48,6 +52,7 @@ class ConnectionStatus:
     ike_rekey_at: float | None
     child_rekey_at: float | None
     key_exchange: str | None = None
+    failure: FailureRecord | None = None
 
 
 class Connection:
@@ -57,9 +62,18 @@ class Connection:
     there is none yet, or because sa does not answer.
     """
 
-    def __init__(self, context: Context, config: ConnectionConfig, now: float) -> None:
+    def __init__(
+        self,
+        context: Context,
+        config: ConnectionConfig,
+        authentication: Authentication,
+        now: float,
+    ) -> None:
         self._context = context
         self.config = config
+        self.authentication = authentication
+        self.failure: FailureRecord | None = None
+        self._backoff = Backoff(context.fraction)
         self.sa: IkeSa | None = None
         self.attempt: tuple[IkeSa, InitSecrets] | None = None
         self.children = Children(context, self)
@@ -128,6 +142,7 @@ class Connection:
         if self.attempt is not None and self.attempt[0] is sa:
             self.attempt = None
         self._drop_attempt()
+        self._backoff.reset()
         self._context.callbacks.left(self.config.name, now)
         if sa.expires is not None:
             sa.expires.cancel()
@@ -263,6 +278,7 @@ class Connection:
         """Our own address may be another one: speak from it at once."""
         if not self.config.initiate:
             return
+        self._backoff.reset()
         address = self.config.remote_address
         attempt = self.attempt[0] if self.attempt is not None else None
         if attempt is None or self._context.local_address(str(address)) != attempt.local.host:
@@ -272,12 +288,22 @@ class Connection:
 
     # Ending
 
-    def sa_failed(self, sa: IkeSa, reason: str, now: float) -> None:
-        """An IKE SA of ours is dead: forget it and, if it is our part, start over."""
+    def failed(self, failure: Failure, host: str, now: float) -> None:
+        """Record why the connection does not come up, for people. host is the other end's."""
+        name, peer = self.config.name, (host, self.config.remote_identity)
+        diagnosis = self._context.diagnosis
+        self.failure = diagnosis.of_connection(self.failure, name, failure, peer, now)
+
+    def sa_failed(self, sa: IkeSa, reason: str, now: float, refused: bool = False) -> None:
+        """An IKE SA of ours is dead: forget it and, if it is our part, start over.
+
+        refused: because one of the two will not have the other. That does not mend by asking often.
+        """
+        wait = self._backoff.wait() if refused else 0.0
         if self.attempt is not None and self.attempt[0] is sa:
             self._drop_attempt()
             if self.config.initiate:
-                self._retry_at(now + RETRY_SECONDS * self._context.fraction())
+                self._retry_at(now + (wait or RETRY_SECONDS * self._context.fraction()))
             else:
                 self._context.callbacks.failed(self.config.name, now)
             return
@@ -288,7 +314,7 @@ class Connection:
         self.children.clear()
         self._context.events.append(IkeDown(self.config.name, reason))
         if self.config.initiate and self.attempt is None:
-            self._retry_at(now)
+            self._retry_at(now + wait)
 
     def childless(self, reason: str, now: float) -> None:
         """End the IKE SA, which has no usable CHILD_SA any more: start over, both of us."""
@@ -328,4 +354,5 @@ class Connection:
             established_at=sa.established_at if sa else None,
             ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
             child_rekey_at=self.children.next_rekey(),
+            failure=self.failure,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,13 @@ from moatvpn.crypto.sign import Signer
 from moatvpn.ike.answering import Answering
 from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
+from moatvpn.ike.diagnosis import Diagnosis
 from moatvpn.ike.events import IkeEvent, Notice
 from moatvpn.ike.fragmentation import Reassembly
 from moatvpn.ike.gate import Gate, HalfOpen, Limits
 from moatvpn.ike.scheduler import Scheduler
+from moatvpn.ike.secrets import Certificates
+from moatvpn.ike.task import Payloads, certificate_request
 from moatvpn.wire.endpoint import Datagram
 from moatvpn.wire.ike_header import NO_SPI
 
@@ -40,6 +43,7 @@ class Context:
         local_address: Callable[[str], str | None],
         limits: Limits,
         own_hosts: Sequence[str],
+        certificates: Certificates,
     ) -> None:
         self.identity = identity
         self.signer = signer
@@ -47,6 +51,7 @@ class Context:
         self.random = random
         self.local_address = local_address
         self.own_hosts = own_hosts
+        self.certificates = certificates
         self.scheduler = Scheduler()
         self.reassembly = Reassembly(self.scheduler)
         self.outbox: list[Datagram] = []
@@ -60,6 +65,9 @@ class Context:
         self.cookies = Cookies(random)
         self.gate = Gate(limits, random)
         self.answers = AnswerLimit()
+        self.diagnosis = Diagnosis(self.notice)
+        # The CAs that may vouch for those who call, and for how many connections each.
+        self.authorities: Counter[bytes] = Counter()
         self.answering = Answering()
         self.callers = Callers()
         self.callbacks = Callbacks(self)
@@ -72,6 +80,10 @@ class Context:
     def may_be_called_from(self, host: str) -> bool:
         """Return whether any connection waits for a call that may come from host."""
         return self.answering.connections > 0 or self.callers.known(host)
+
+    def certificate_requests(self) -> Payloads:
+        """Return CERTREQ for callers, of whom we don't know yet who they are (RFC 7296, 1.2)."""
+        return certificate_request([ca for ca, count in self.authorities.items() if count])
 
     def fraction(self) -> float:
         """Return a random number from 0 to 1, for jitter."""

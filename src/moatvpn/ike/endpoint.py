@@ -18,13 +18,17 @@ from moatvpn.ike import (
     strangers,
 )
 from moatvpn.ike.answering import ike_policy
+from moatvpn.ike.authentication.choose import authentication_for
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context, Reveal
+from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import IkeEvent
+from moatvpn.ike.failure import FailureError, failure_of
 from moatvpn.ike.fragmentation import Opened
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.refusal import RefusalError
+from moatvpn.ike.secrets import NO_CERTIFICATES, NO_SECRETS, Certificates, ConnectionSecrets
 from moatvpn.ike.state import State
 from moatvpn.ike.task import notifies_of
 from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
@@ -61,7 +65,8 @@ class IkeEndpoint:
     identity is our FQDN; signer holds our key; counters takes the drops; random(n) gives n octets
     fit for keys; local_address(host) gives the address that we would send from to host, None where
     there is no way now; limits bounds what strangers cost; own_hosts are all addresses that peers
-    may reach us at, where there are several. now is seconds of a clock that never goes back.
+    may reach us at, where there are several; certificates is for connections that use such. now is
+    seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -73,9 +78,10 @@ class IkeEndpoint:
         local_address: Callable[[str], str | None],
         limits: Limits = DEFAULT_LIMITS,
         own_hosts: Sequence[str] = (),
+        certificates: Certificates = NO_CERTIFICATES,
     ) -> None:
         self._context = Context(
-            identity, signer, counters, random, local_address, limits, own_hosts
+            identity, signer, counters, random, local_address, limits, own_hosts, certificates
         )
 
     def reveal_keys_to(self, reveal: Reveal) -> None:
@@ -84,10 +90,13 @@ class IkeEndpoint:
 
     # Connections
 
-    def add_connection(self, config: ConnectionConfig, now: float) -> None:
+    def add_connection(
+        self, config: ConnectionConfig, now: float, secrets: ConnectionSecrets = NO_SECRETS
+    ) -> None:
         """Begin to keep a connection up.
 
-        Raises OperatorError where one of that name, or to that identity, is there already.
+        Raises OperatorError where one of that name, or to that identity, is there already, and
+        where secrets lacks what its authentication needs.
         """
         context = self._context
         if config.name in context.connections:
@@ -99,9 +108,11 @@ class IkeEndpoint:
             other = context.by_identity[config.remote_identity].config.name
             why = f"connection {other} has the identity {config.remote_identity}"
             raise OperatorError(config.name, why, "Delete that one first")
-        connection = Connection(context, config, now)
+        authentication = authentication_for(context, config, secrets)
+        connection = Connection(context, config, authentication, now)
         context.connections[config.name] = connection
         context.answering.add(config)
+        context.authorities.update(authentication.authorities)
         context.by_identity[config.remote_identity] = connection
 
     def remove_connection(self, name: str, now: float) -> None:
@@ -111,6 +122,7 @@ class IkeEndpoint:
         del self._context.connections[name]
         del self._context.by_identity[connection.config.remote_identity]
         self._context.answering.remove(connection.config)
+        self._context.authorities.subtract(connection.authentication.authorities)
 
     def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
         """Start a rekey now; raise OperatorError where there is nothing to rekey."""
@@ -121,6 +133,10 @@ class IkeEndpoint:
             connection.children.rekey(None, now)
         else:
             connection.rekey_ike(now)
+
+    def strangers(self) -> list[FailureRecord]:
+        """Return who lately failed to call us and belongs to no connection, the latest first."""
+        return self._context.diagnosis.strangers()
 
     def status(self, name: str) -> ConnectionStatus:
         """Return how a connection is doing."""
@@ -243,7 +259,12 @@ class IkeEndpoint:
         secrets = attempt[1]
         force_udp = connection.config.encapsulation == "udp"
         policy = ike_policy(connection.config)
-        done = init.complete(sa, secrets, policy, header, datagram.data)
+        try:
+            done = init.complete(sa, secrets, policy, header, datagram.data)
+        except FailureError as error:
+            # In clear, so perhaps a lie: it is told to people, and ends nothing (2.21.1).
+            connection.failed(error.failure, datagram.remote.host, now)
+            raise
         sa.take_response(0, Exchange.IKE_SA_INIT)
         if not done:
             init.send_request(sa, secrets, policy, force_udp, now)
@@ -283,8 +304,12 @@ class IkeEndpoint:
         if connection is None:
             sa.close()
             return
-        self._context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
-        connection.sa_failed(sa, str(error), now)
+        failure = failure_of(error)
+        if failure is None:
+            self._context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
+        else:
+            connection.failed(failure, sa.remote.host, now)
+        connection.sa_failed(sa, str(error), now, refused=True)
 
     def _request(
         self, sa: IkeSa, header: IkeHeader, datagram: Datagram, opened: Opened, now: float
@@ -306,7 +331,8 @@ class IkeEndpoint:
             init.refuse_critical(payloads)
             self._dispatch(sa, header, opened, payloads, now)
         except RefusalError as refusal:
-            self._refuse(sa, header, refusal.notify)
+            if sa.state is not State.CLOSED:
+                self._refuse(sa, header, refusal.notify)
             if sa.state is State.HALF_OPEN:
                 sa.close()
             raise

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.ike import mobike
+from moatvpn.ike.failure import failure_told
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, PlainTask, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
-from moatvpn.wire.ike_payloads import Delete, NotifyType, parse_delete
+from moatvpn.wire.ike_payloads import Delete, Notify, NotifyType, parse_delete
 from moatvpn.wire.ike_proposal import Protocol
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def farewell(sa: IkeSa) -> bytes:
     return sa.seal(Exchange.INFORMATIONAL, sa.next_request, False, body)
 
 
+def refusal_of(sa: IkeSa) -> bytes:
+    """Return the news that the responder's proof has failed, likewise (2.21.2)."""
+    body = [(PayloadType.NOTIFY, Notify(NotifyType.AUTHENTICATION_FAILED).encode())]
+    return sa.seal(Exchange.INFORMATIONAL, sa.next_request, False, body)
+
+
 class DeleteIkeTask(PlainTask):
     """Delete an IKE SA that a rekey has replaced."""
 
@@ -92,7 +99,9 @@ def respond(
     fatal = next((n for n in notifies_of(payloads) if n.type in _FATAL), None)
     if fatal is not None:
         sa.respond(Exchange.INFORMATIONAL, message_id, [])
-        connection.sa_failed(sa, f"the peer ended it with notify {fatal.type}", now)
+        failure = failure_told(fatal.type)
+        connection.failed(failure, sa.remote.host, now)
+        connection.sa_failed(sa, str(failure), now, refused=True)
         return
     connection.prefer(sa, now)
     gone = [

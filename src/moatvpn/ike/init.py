@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import KeyExchange, answer_key_exchange, new_key_exchange
 from moatvpn.crypto.keymat import Seed, ike_keys
+from moatvpn.crypto.signature_algorithms import SignatureHash
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.ike import nat
 from moatvpn.ike.context import Context
+from moatvpn.ike.failure import Failure, FailureError, failure_told
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.mobility import Mobility
 from moatvpn.ike.proposal import IkePolicy, accept, choose, offer
@@ -42,10 +44,11 @@ from moatvpn.wire.ike_header import (
     read_header,
 )
 from moatvpn.wire.ike_payloads import (
-    HASH_IDENTITY,
     Notify,
     NotifyType,
+    encode_hash_algorithms,
     encode_ke,
+    hash_algorithms,
     parse_ke,
     parse_nonce,
 )
@@ -55,7 +58,7 @@ MOST_RESTARTS = 5  # of one attempt, on the word of an answer in clear
 HALF_OPEN_SECONDS = 10.0
 NONCE_LENGTH = 32
 _LONGEST_COOKIE = 64  # octets (2.6)
-_HASHES = HASH_IDENTITY.to_bytes(2, "big")
+_HASHES = encode_hash_algorithms(tuple(SignatureHash))
 
 
 @dataclass(slots=True)
@@ -64,7 +67,8 @@ class InitSecrets:
 
     exchange is the initiator's key of group; cookie is what the responder wants to hear again.
     kems are the additional key exchanges that are to come; int_auth_i, int_auth_r and rounds are
-    what IKE_INTERMEDIATE has left for AUTH (RFC 9242, 3.3.2).
+    what IKE_INTERMEDIATE has left for AUTH (RFC 9242, 3.3.2). hashes are those that the peer
+    verifies signatures with (RFC 7427, 4).
     """
 
     group: Group
@@ -75,6 +79,7 @@ class InitSecrets:
     response: bytes = b""
     cookie: bytes = b""
     restarts: int = 0
+    hashes: frozenset[int] = frozenset()
     kems: tuple[Kem, ...] = ()
     int_auth_i: bytes = b""
     int_auth_r: bytes = b""
@@ -204,12 +209,6 @@ def refuse_critical(payloads: Sequence[RawPayload]) -> None:
             raise CriticalPayloadError(payload.type)
 
 
-def speaks_ed25519(notifies: Sequence[Notify]) -> bool:
-    """Return whether the sender verifies Ed25519: it offers the "hash" Identity (RFC 8420, 2)."""
-    offered = [n.data for n in notifies if n.type == NotifyType.SIGNATURE_HASH_ALGORITHMS]
-    return any(_HASHES in (data[i : i + 2] for i in range(0, len(data), 2)) for data in offered)
-
-
 def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float) -> None:
     """Answer an IKE_SA_INIT request. The same request again gets the same answer again."""
     if not context.may_be_called_from(datagram.remote.host):
@@ -257,12 +256,13 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     if not _supports_intermediate(notifies):
         policy = policy.without_additional()
     choice = choose(parse_proposals(body), policy, preferred=sent)
-    if choice is None or not speaks_ed25519(notifies):
+    if choice is None:
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
     nonce_r = context.random(NONCE_LENGTH)
     ke_i = public_value(ke, choice.group)
     ke_r, shared = answer_key_exchange(choice.group, ke_i, context.random)
     secrets = InitSecrets(choice.group, None, nonce_i, nonce_r, kems=choice.kems)
+    secrets.hashes = hash_algorithms(notifies)
     sa.spi_r = context.new_ike_spi()
     # One connection that wants UDP decides for all, for the same reason.
     sa.nat = force_udp = context.answering.udp > 0
@@ -276,6 +276,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
         (PayloadType.KE, encode_ke(choice.group.number, ke_r)),
         (PayloadType.NONCE, nonce_r),
         *_notifies(sa, force_udp, bool(choice.kems)),
+        *context.certificate_requests(),
     ]
     secrets.request = data
     secrets.response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
@@ -326,15 +327,19 @@ def complete(
         return False
     error = next((notify for notify in notifies if notify.is_error), None)
     if error is not None:
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, f"refused with notify {error.type}")
+        raise FailureError(DropReason.IKE_NO_PROPOSAL, failure_told(error.type))
     body, ke, nonce_r = _required(payloads)
     choice = accept(parse_proposals(body), policy)
     if header.spi_r == NO_SPI or choice.group is not secrets.group or secrets.exchange is None:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
     if choice.kems and not _supports_intermediate(notifies):
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "ML-KEM without IKE_INTERMEDIATE")
-    if not speaks_ed25519(notifies):
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, "responder cannot verify Ed25519")
+    secrets.hashes = hash_algorithms(notifies)
+    connection = sa.context.connection_of(sa)
+    if connection is None or not connection.authentication.can_prove(secrets.hashes):
+        what = "the peer cannot verify what our kind of key signs (SIGNATURE_HASH_ALGORITHMS)"
+        failure = Failure("here", what, "Use a key of another kind, or another authentication")
+        raise FailureError(DropReason.IKE_NO_PROPOSAL, failure)
     shared = secrets.exchange.shared_secret(public_value(ke, choice.group))
     sa.spi_r = header.spi_r
     sa.choice = choice

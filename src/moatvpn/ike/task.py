@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
-from moatvpn.wire.ike_payloads import Notify, parse_notify
+from moatvpn.wire.ike_payloads import Notify, encode_certificate_request, parse_notify
 
 if TYPE_CHECKING:
     from moatvpn.ike.ike_sa import IkeSa
@@ -62,3 +62,9 @@ def body_of(payloads: Sequence[RawPayload], kind: int) -> bytes | None:
 def notifies_of(payloads: Sequence[RawPayload]) -> list[Notify]:
     """Return all notifies among payloads."""
     return [parse_notify(p.body) for p in payloads if p.type == PayloadType.NOTIFY]
+
+
+def certificate_request(authorities: Sequence[bytes]) -> Payloads:
+    """Return the CERTREQ payload that wants certificates of these CAs; none where there is none."""
+    body = encode_certificate_request(authorities)
+    return [(PayloadType.CERTREQ, body)] if authorities else []

@@ -13,9 +13,12 @@ from moatvpn.errors import PeerError
 from moatvpn.wire.selectors import TrafficSelector
 
 ID_FQDN = 2
+ID_DER_ASN1_DN = 9
+CERT_X509_SIGNATURE = 4  # 3.6
 CERT_RAW_PUBLIC_KEY = 15  # RFC 7670, 3
+AUTH_SHARED_KEY = 2  # 3.8
 AUTH_DIGITAL_SIGNATURE = 14  # RFC 7427, 3
-HASH_IDENTITY = 5  # RFC 8420, 2
+_AUTHORITY_LENGTH = 20  # of a CA in CERTREQ: a SHA-1 of its key (3.7)
 _TS_IPV4, _TS_IPV6 = 7, 8
 _TS_HEAD = struct.Struct("!BBHHH")
 MIN_NONCE, MAX_NONCE = 16, 256
@@ -142,6 +145,42 @@ def parse_fqdn(body: bytes) -> str | None:
         return body[4:].decode("ascii").lower()
     except UnicodeDecodeError as error:
         raise PeerError(DropReason.IKE_MALFORMED, "identity is not ASCII") from error
+
+
+def parse_distinguished_name(body: bytes) -> bytes | None:
+    """Return the DER of the name in an ID payload, or None for an identity of another type."""
+    if len(body) < 5:
+        raise PeerError(DropReason.IKE_MALFORMED, "identity too short")
+    return body[4:] if body[0] == ID_DER_ASN1_DN else None
+
+
+def parse_certificate_body(body: bytes) -> tuple[int, bytes]:
+    """Return the encoding and the data of a CERT payload (3.6)."""
+    if len(body) < 2:
+        raise PeerError(DropReason.IKE_MALFORMED, "CERT too short")
+    return body[0], body[1:]
+
+
+def encode_certificate_request(authorities: Sequence[bytes]) -> bytes:
+    """Return the body of a CERTREQ payload for X.509 certificates of these CAs (3.7)."""
+    if any(len(authority) != _AUTHORITY_LENGTH for authority in authorities):
+        raise ValueError("a CA is 20 octets in CERTREQ")
+    return bytes((CERT_X509_SIGNATURE,)) + b"".join(authorities)
+
+
+def encode_hash_algorithms(hashes: Sequence[int]) -> bytes:
+    """Return the data of SIGNATURE_HASH_ALGORITHMS (RFC 7427, 4)."""
+    return b"".join(int(kind).to_bytes(2, "big") for kind in hashes)
+
+
+def hash_algorithms(notifies: Sequence[Notify]) -> frozenset[int]:
+    """Return what SIGNATURE_HASH_ALGORITHMS among notifies offers; nothing where there is none."""
+    offered = [n.data for n in notifies if n.type == NotifyType.SIGNATURE_HASH_ALGORITHMS]
+    return frozenset(
+        int.from_bytes(data[i : i + 2], "big")
+        for data in offered
+        for i in range(0, len(data) - 1, 2)
+    )
 
 
 def encode_auth(method: int, data: bytes) -> bytes:

@@ -19,6 +19,7 @@ from moatvpn.crypto.ike_cipher import opening_key, sealing_key
 from moatvpn.crypto.kex import new_key_exchange
 from moatvpn.crypto.nat import nat_detection_hash
 from moatvpn.crypto.prf import Prf
+from moatvpn.crypto.signature_algorithms import SignatureHash
 from moatvpn.errors import OperatorError, PeerError
 from moatvpn.wire.algorithms import CipherSuite, Group
 from moatvpn.wire.endpoint import Endpoint
@@ -60,6 +61,8 @@ SIGNATURE = (
     "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555"
     "fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
 )
+# As AUTH carries it: the length of the algorithm's name, the name (RFC 8410, 3), the signature.
+IN_AUTH = bytes.fromhex("07300506032b6570" + SIGNATURE)
 SPKI_HEAD = bytes.fromhex("302a300506032b6570032100")  # RFC 8410, 4
 
 
@@ -101,17 +104,17 @@ def test_ed25519_of_rfc_8032():
     signer = sign.Signer(Ed25519PrivateKey.from_private_bytes(bytes.fromhex(SEED)))
     assert signer.public_key == SPKI_HEAD + bytes.fromhex(PUBLIC)
     assert base64.b64decode(signer.public_text) == signer.public_key
-    assert signer.sign(b"").hex() == SIGNATURE
-    assert sign.verify(signer.public_key, bytes.fromhex(SIGNATURE), b"")
+    assert signer.sign(b"", SignatureHash.IDENTITY) == IN_AUTH
+    assert sign.verify(signer.public_key, IN_AUTH, b"")
 
 
-@given(st.integers(0, 511))
+@given(st.integers(0, 8 * len(IN_AUTH) - 1))
 def test_a_changed_signature_or_message_does_not_verify(bit):
-    signature = bytearray.fromhex(SIGNATURE)
+    signature = bytearray(IN_AUTH)
     signature[bit // 8] ^= 1 << bit % 8
     public = SPKI_HEAD + bytes.fromhex(PUBLIC)
     assert not sign.verify(public, bytes(signature), b"")
-    assert not sign.verify(public, bytes.fromhex(SIGNATURE), b"\0")
+    assert not sign.verify(public, IN_AUTH, b"\0")
 
 
 @given(st.binary(max_size=200))
@@ -122,7 +125,9 @@ def test_no_octets_pass_for_a_signature(signature):
 def test_a_private_key_is_read_back_and_others_are_refused():
     pem = sign.generate_private_key()
     signer = sign.load_private_key(pem)
-    assert sign.verify(signer.public_key, signer.sign(b"message"), b"message")
+    assert sign.verify(
+        signer.public_key, signer.sign(b"message", SignatureHash.IDENTITY), b"message"
+    )
     for wrong in (b"", b"no key", pem[:60]):
         with pytest.raises(OperatorError, match="Make a key"):
             sign.load_private_key(wrong)

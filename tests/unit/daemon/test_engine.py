@@ -18,6 +18,7 @@ from moatvpn.esp.child import ChildSa
 from moatvpn.esp.processor import Envelope, RawPacket
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.connection import ConnectionStatus
+from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import (
     ChildActivate,
     ChildDown,
@@ -29,6 +30,7 @@ from moatvpn.ike.events import (
     Notice,
     PeerMoved,
 )
+from moatvpn.ike.secrets import NO_SECRETS
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_config import Assigned
@@ -65,6 +67,9 @@ class FakeIke:
         if self.refuses_rekey:
             raise OperatorError(name, "is not established", "Try again when it is")
         self.calls.append(("rekey", name, sa, now))
+
+    def strangers(self) -> list[FailureRecord]:
+        return []
 
     def status(self, name: str) -> ConnectionStatus:
         return ConnectionStatus(
@@ -234,7 +239,7 @@ def test_add_replace_delete(made: Fixture, make_connection: Make) -> None:
     engine.add(first, 100.0)
     with pytest.raises(ConfigError, match="connection c1: is there already"):
         engine.add(first, 100.0)
-    assert made.ike.calls == [("add_connection", first, 100.0)]
+    assert made.ike.calls == [("add_connection", first, 100.0, NO_SECRETS)]
     assert engine.replace(first, 101.0) is False
     changed = make_connection(1, dpd_interval=7)
     assert engine.replace(changed, 102.0) is True
@@ -243,8 +248,8 @@ def test_add_replace_delete(made: Fixture, make_connection: Make) -> None:
     assert engine.delete("c1", 105.0) is False
     assert made.ike.calls[1:] == [
         ("remove_connection", "c1", 102.0),
-        ("add_connection", changed, 102.0),
-        ("add_connection", make_connection(2), 103.0),
+        ("add_connection", changed, 102.0, NO_SECRETS),
+        ("add_connection", make_connection(2), 103.0, NO_SECRETS),
         ("remove_connection", "c1", 104.0),
     ]
     assert made.esp.calls == [("remove_connection", "c1")] * 2

@@ -1,0 +1,160 @@
+"""Reads the files that the settings name: secrets, our certificate, CAs and CRLs.
+
+A file is parsed once, however many connections name it, and again when it has become another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from moatvpn.config import ConnectionConfig, DaemonConfig
+from moatvpn.crypto.certificates import (
+    OwnCertificate,
+    RevocationList,
+    load_certificates,
+    load_own_certificate,
+    load_revocations,
+)
+from moatvpn.crypto.sign import Signer
+from moatvpn.crypto.trust import TrustAnchors
+from moatvpn.daemon.keyfile import read_private
+from moatvpn.daemon.log import LogCall
+from moatvpn.errors import OperatorError
+from moatvpn.ike.secrets import Certificates, ConnectionSecrets
+
+LEAST_PSK = 16  # octets: less can be guessed from one recorded exchange (RFC 7296, 2.15)
+_LONGEST_PSK = 1024
+_LONGEST_FILE = 64 << 20
+
+T = TypeVar("T")
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """Return what is in the file at path; raise OperatorError, which names what, where it fails."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST_FILE + 1)
+    except OSError as error:
+        remedy = "Put it there, readable for moatd's user"
+        raise OperatorError(what, f"cannot be read ({error.strerror})", remedy) from error
+    if len(content) > _LONGEST_FILE:
+        raise OperatorError(what, "is too long", f"Give {_LONGEST_FILE >> 20} MiB at most")
+    return content
+
+
+def read_psk(path: Path) -> bytes:
+    """Return the pre-shared key in the file at path: its octets, but for a newline at the end.
+
+    Raises OperatorError where the file cannot be read or is open to others, and where the key is
+    too short or too long.
+    """
+    what = f"pre-shared key {path}"
+    remedy = "Make one with `umask 077; openssl rand -base64 32`, in a file of moatd's user"
+    content = read_private(path, what, remedy)
+    psk = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not LEAST_PSK <= len(psk) <= _LONGEST_PSK:
+        why = f"has {len(psk)} octets, not {LEAST_PSK} to {_LONGEST_PSK}"
+        raise OperatorError(what, why, remedy)
+    return psk
+
+
+class _Files(Generic[T]):
+    """What was read from files by path, for as long as they stay the same ones."""
+
+    def __init__(self, load: Callable[[Path], T]) -> None:
+        self._load = load
+        self._known: dict[Path, tuple[tuple[int, ...], T]] = {}
+
+    def get(self, path: Path) -> T:
+        """Return what is in the file at path; raise OperatorError as load does."""
+        try:
+            found = path.stat()
+            stamp = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        except OSError:
+            return self._load(path)  # which says what is wrong
+        known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        content = self._load(path)
+        self._known[path] = stamp, content
+        return content
+
+    def last(self, path: Path) -> T | None:
+        """Return what was in the file at path the last time that it could be read, or None."""
+        known = self._known.get(path)
+        return None if known is None else known[1]
+
+
+def _anchors(path: Path) -> TrustAnchors:
+    what = f"CA file {path}"
+    return TrustAnchors(load_certificates(read_file(path, what), what), what)
+
+
+def _revocations(path: Path) -> RevocationList:
+    what = f"CRL {path}"
+    return load_revocations(read_file(path, what), what)
+
+
+def own_certificate(config: DaemonConfig, signer: Signer) -> OwnCertificate | None:
+    """Return our chain, None where we have no certificate.
+
+    Raises OperatorError where it cannot be read, or is not of our key and identity.
+    """
+    if config.certificate is None:
+        return None
+    what = f"certificate {config.certificate}"
+    content = read_file(config.certificate, what)
+    own = load_own_certificate(content, what, signer.public_key)
+    if not own.names(config.identity):
+        why = f"has no subjectAltName DNS:{config.identity}, which is our identity"
+        raise OperatorError(what, why, "Have it issued with that name")
+    return own
+
+
+class Credentials:
+    """What connections need beside their settings. wall_clock is seconds since the epoch."""
+
+    def __init__(
+        self, config: DaemonConfig, signer: Signer, wall_clock: Callable[[], float], log: LogCall
+    ) -> None:
+        self._crls = config.crls
+        self._log = log
+        self._anchors = _Files(_anchors)
+        self._revocations = _Files(_revocations)
+        self._broken: set[Path] = set()
+        self.certificates = Certificates(
+            own_certificate(config, signer), wall_clock, self.revocations
+        )
+        for path in self._crls:
+            self._revocations.get(path)  # one that was never sound is not passed over
+
+    def secrets(self, config: ConnectionConfig) -> ConnectionSecrets:
+        """Return what belongs to a connection; raise OperatorError where a file is not sound."""
+        if config.authentication == "certificate" and self.certificates.own is None:
+            why = "wants certificates, and this box has none of its own"
+            raise OperatorError(
+                f"connection {config.name}", why, "Give certificate in moatd.json, and restart"
+            )
+        psk = None if config.psk_file is None else read_psk(config.psk_file)
+        anchors = [self._anchors.get(path) for path in config.ca_files]
+        # Thousands of connections that name the same CA share what was read of it.
+        joined = anchors[0] if len(anchors) == 1 else TrustAnchors.joined(anchors)
+        return ConnectionSecrets(psk, joined if anchors else None)
+
+    def revocations(self) -> Sequence[RevocationList]:
+        """Return the CRLs in force: as their files are now or, while one is broken, were before."""
+        found = []
+        for path in self._crls:
+            try:
+                crl: RevocationList | None = self._revocations.get(path)
+                self._broken.discard(path)
+            except OperatorError as error:
+                crl = self._revocations.last(path)
+                if path not in self._broken:
+                    self._broken.add(path)
+                    self._log("error", f"the CRL read before stays in force: {error}")
+            if crl is not None:
+                found.append(crl)
+        return found

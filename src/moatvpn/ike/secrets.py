@@ -1,0 +1,42 @@
+"""What the settings name as files: the daemon reads them, and hands their content over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from moatvpn.crypto.certificates import OwnCertificate, RevocationList
+from moatvpn.crypto.trust import TrustAnchors
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSecrets:
+    """What belongs to one connection and never stands in its settings, nor in any text.
+
+    psk: the pre-shared key. anchors: the CAs that may vouch for the peer.
+    """
+
+    psk: bytes | None = field(default=None, repr=False)
+    anchors: TrustAnchors | None = field(default=None, repr=False)
+
+
+NO_SECRETS = ConnectionSecrets()
+
+
+def _never() -> float:
+    return 0.0  # in 1970 no certificate was valid
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What a box needs for connections with certificates.
+
+    own is our chain. wall_clock gives the seconds since the epoch, revocations the CRLs in force.
+    """
+
+    own: OwnCertificate | None = None
+    wall_clock: Callable[[], float] = _never
+    revocations: Callable[[], Sequence[RevocationList]] = tuple
+
+
+NO_CERTIFICATES = Certificates()
