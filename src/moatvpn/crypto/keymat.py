@@ -41,10 +41,13 @@ def ike_keys(prf: Prf, suite: CipherSuite, shared: bytes, seed: Seed) -> IkeKeys
 
 
 def rekeyed_ike_keys(
-    prf: Prf, suite: CipherSuite, old: IkeKeys, shared: bytes, seed: Seed
+    prf: Prf, suite: CipherSuite, old: IkeKeys, shared: bytes, seed: Seed, more: bytes = b""
 ) -> IkeKeys:
-    """Return the keys of an IKE SA made by rekeying the one with the keys old (2.18)."""
-    skeyseed = old.prf.compute(old.sk_d, shared + seed.nonce_i + seed.nonce_r)
+    """Return the keys of an IKE SA made by rekeying the one with the keys old (2.18).
+
+    more is the secrets of additional key exchanges, in their order (RFC 9370, 2.2.4).
+    """
+    skeyseed = old.prf.compute(old.sk_d, shared + seed.nonce_i + seed.nonce_r + more)
     return _expand(prf, suite, skeyseed, seed)
 
 
@@ -61,11 +64,11 @@ def _expand(prf: Prf, suite: CipherSuite, skeyseed: bytes, seed: Seed) -> IkeKey
 
 
 def child_keys(
-    keys: IkeKeys, shared: bytes, nonce_i: bytes, nonce_r: bytes, length: int
+    keys: IkeKeys, shared: bytes, nonce_i: bytes, nonce_r: bytes, length: int, more: bytes = b""
 ) -> tuple[bytes, bytes]:
     """Return length octets for initiator to responder, and length octets for the other way (2.17).
 
-    shared is empty where the exchange had no key exchange of its own.
+    shared is empty where the exchange had no key exchange of its own; more is as above.
     """
-    stream = keys.prf.expand(keys.sk_d, shared + nonce_i + nonce_r, 2 * length)
+    stream = keys.prf.expand(keys.sk_d, shared + nonce_i + nonce_r + more, 2 * length)
     return stream[:length], stream[length:]

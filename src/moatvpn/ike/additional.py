@@ -6,7 +6,14 @@ IKE_FOLLOWUP_KE exchanges for a rekey, and goes into the keys beside the first e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from moatvpn.counters import DropReason
+from moatvpn.errors import PeerError
+from moatvpn.ike.task import body_of
 from moatvpn.wire.algorithms import Kem
+from moatvpn.wire.ike_header import PayloadType, RawPayload
+from moatvpn.wire.ike_payloads import parse_ke
 from moatvpn.wire.ike_proposal import ADDITIONAL_TYPES, NO_METHOD, Proposal, Transform
 
 
@@ -38,3 +45,12 @@ def kems_of(transforms: list[Transform] | tuple[Transform, ...]) -> tuple[Kem, .
     """Return the methods among chosen transforms, in the order in which they run."""
     methods = (Kem.by_number(t.id) for t in transforms if t.type in ADDITIONAL_TYPES)
     return tuple(kem for kem in methods if kem is not None)
+
+
+def public_value(payloads: Sequence[RawPayload], kem: Kem) -> bytes:
+    """Return the public value of the key exchange whose turn it is; PeerError for any other."""
+    ke = body_of(payloads, PayloadType.KE)
+    number, public = parse_ke(ke) if ke is not None else (None, b"")
+    if number != kem.number:
+        raise PeerError(DropReason.IKE_MALFORMED, f"key exchange {number} out of turn")
+    return public

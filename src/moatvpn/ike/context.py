@@ -13,6 +13,7 @@ from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
 from moatvpn.ike.diagnosis import Diagnosis
 from moatvpn.ike.events import IkeEvent, Notice
+from moatvpn.ike.followup import Followups
 from moatvpn.ike.fragmentation import Reassembly
 from moatvpn.ike.gate import Gate, HalfOpen, Limits
 from moatvpn.ike.scheduler import Scheduler
@@ -54,6 +55,7 @@ class Context:
         self.certificates = certificates
         self.scheduler = Scheduler()
         self.reassembly = Reassembly(self.scheduler)
+        self.followups = Followups(self.scheduler, random)
         self.outbox: list[Datagram] = []
         self.events: deque[IkeEvent] = deque()
         self.connections: dict[str, Connection] = {}

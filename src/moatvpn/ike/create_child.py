@@ -9,18 +9,18 @@ line of its own in the connection: a rekey replaces a CHILD_SA within its line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import KeyExchange, new_key_exchange
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
-from moatvpn.ike import init
+from moatvpn.ike import followup, init
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, body_of, notifies_of
-from moatvpn.wire.algorithms import Group
+from moatvpn.wire.algorithms import Group, Kem
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import encode_ke, encode_selectors, parse_nonce, parse_selectors
 from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
@@ -79,10 +79,22 @@ def selectors_of(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes]:
     return ts_i, ts_r
 
 
+class Agreed(NamedTuple):
+    """What a response has agreed to: build makes the CHILD_SA, of the secrets of kems.
+
+    nonce is the responder's.
+    """
+
+    build: Callable[[bytes], ChildSa]
+    nonce: bytes
+    kems: tuple[Kem, ...]
+
+
 class ChildRequest:
     """A request of ours that makes a CHILD_SA. group: as first_group takes it."""
 
     exchange = Exchange.CREATE_CHILD_SA
+    of_child = True
 
     def __init__(self, connection: Connection, sa: IkeSa, group: Group | None) -> None:
         self.connection = connection
@@ -91,6 +103,7 @@ class ChildRequest:
         self._spi = 0
         self._line = 0
         self._groups = negotiation.rekey_groups(connection.config)
+        self._ways: tuple[bool, ...] = (False,)
         self._asked = group is not None
         self._group = first_group(sa, self._groups, group)
         self._key = new_key(sa, self._group)
@@ -108,7 +121,9 @@ class ChildRequest:
     def request(self, line: int, selectors: negotiation.Selectors) -> list[tuple[int, bytes]]:
         """Return the payloads of the request, and reserve an SPI for what it makes."""
         self._spi, self._line, self._selectors = self.sa.context.new_child_spi(), line, selectors
-        proposals = negotiation.offer(self.connection.config, self._spi, self._groups)
+        config = self.connection.config
+        self._ways = negotiation.additional_ways(config, self._groups, self.sa)
+        proposals = negotiation.offer(config, self._spi, self._groups, self._ways)
         return [
             (PayloadType.SA, encode_proposals(proposals)),
             (PayloadType.NONCE, self.nonce),
@@ -121,11 +136,11 @@ class ChildRequest:
         """Return the group that the response asks for, if it is worth another try."""
         return None if self._asked else other_group(payloads, self._group, self._groups)
 
-    def child(self, payloads: Sequence[RawPayload]) -> tuple[ChildSa, bytes]:
-        """Return the new CHILD_SA and the responder's nonce; raise PeerError for what is none."""
+    def agreed(self, payloads: Sequence[RawPayload]) -> Agreed:
+        """Return what the response makes; raise PeerError where that is nothing that we asked."""
         body, ke, nonce = exchanged(payloads)
         config = self.connection.config
-        choice = negotiation.accept(parse_proposals(body), config, self._groups)
+        choice = negotiation.accept(parse_proposals(body), config, self._groups, self._ways)
         ts_i, ts_r = selectors_of(payloads)
         ours = negotiation.narrow(parse_selectors(ts_i), self._selectors[0])
         theirs = negotiation.narrow(parse_selectors(ts_r), self._selectors[1])
@@ -139,10 +154,14 @@ class ChildRequest:
         secrets = (shared, self.nonce, nonce)
         selectors = (ours, theirs)
         spi, line = self._spi, self._line
-        child = negotiation.build_child(
-            self.sa, config, choice, spi, selectors, secrets, True, line
-        )
-        return child, nonce
+        sa = self.sa
+
+        def build(more: bytes) -> ChildSa:
+            return negotiation.build_child(
+                sa, config, choice, spi, selectors, secrets, True, line, more
+            )
+
+        return Agreed(build, nonce, choice.kems)
 
 
 class CreateChildTask(ChildRequest):
@@ -167,14 +186,22 @@ class CreateChildTask(ChildRequest):
         """Enter the CHILD_SA, and send on it."""
         children = self.connection.children
         refused = refusal(payloads)
-        if refused is None:
-            child, _ = self.child(payloads)
-            children.add(self.sa, child, None, True, now)
-            return
-        self.abandon()
         group = self.other_group(payloads)
-        if group is not None:
+        if refused is not None and group is not None:
+            self.abandon()
             again = CreateChildTask(self.connection, self.sa, self._wanted, group)
             self.sa.start(again, now)
+        elif refused is not None:
+            self.refused(refused, now)
         else:
-            children.refused(self._wanted, refused, now)
+            made = self.agreed(payloads)
+
+            def finish(more: bytes, at: float) -> None:
+                children.add(self.sa, made.build(more), None, True, at)
+
+            followup.go_on(self, made.kems, payloads, finish, now)
+
+    def refused(self, notify: int, now: float) -> None:
+        """Take in that the peer would not make it; try again later."""
+        self.abandon()
+        self.connection.children.refused(self._wanted, notify, now)

@@ -12,6 +12,7 @@ from moatvpn.errors import OperatorError, PeerError
 from moatvpn.ike import (
     auth,
     create_child_response,
+    followup,
     informational,
     init,
     intermediate,
@@ -47,6 +48,7 @@ Responder = Callable[[Connection, IkeSa, Sequence[RawPayload], int, float], None
 _RESPONDERS: dict[int, Responder] = {
     Exchange.INFORMATIONAL: informational.respond,
     Exchange.CREATE_CHILD_SA: create_child_response.respond,
+    Exchange.IKE_FOLLOWUP_KE: followup.respond,
 }
 
 

@@ -20,14 +20,13 @@ from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import KeyExchange, answer_key_exchange, new_key_exchange
 from moatvpn.crypto.keymat import Seed, rekeyed_ike_keys
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.ike import auth, init
+from moatvpn.ike import auth
+from moatvpn.ike.additional import public_value
 from moatvpn.ike.fragmentation import Opened
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.init import InitSecrets
-from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.state import State
-from moatvpn.ike.task import Payloads, PlainTask, body_of, notifies_of
-from moatvpn.wire.algorithms import Kem
+from moatvpn.ike.task import Payloads, PlainTask, notifies_of
 from moatvpn.wire.ike_header import (
     GENERIC_LENGTH,
     HEADER_LENGTH,
@@ -77,7 +76,7 @@ class IntermediateTask(PlainTask):
         error = next((n.type for n in notifies_of(payloads) if n.is_error), None)
         if error is not None:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, f"refused with notify {error}")
-        public = _public_value(payloads, self._kem)
+        public = public_value(payloads, self._kem)
         _take(self._sa, self._secrets, (self._said, self.heard), self._key.shared_secret(public))
         proceed(self._connection, self._sa, self._secrets, now)
 
@@ -95,19 +94,11 @@ def respond(sa: IkeSa, opened: Opened, payloads: Sequence[RawPayload], message_i
     if secrets is None or not secrets.kems:
         raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_INTERMEDIATE not agreed on")
     kem = secrets.kems[0]
-    public, shared = answer_key_exchange(kem, _public_value(payloads, kem), sa.context.random)
+    public, shared = answer_key_exchange(kem, public_value(payloads, kem), sa.context.random)
     body = [(PayloadType.KE, encode_ke(kem.number, public))]
     said = _said(sa, message_id, body)
     sa.respond(Exchange.IKE_INTERMEDIATE, message_id, body)
     _take(sa, secrets, (opened.unsealed, said), shared)
-
-
-def _public_value(payloads: Sequence[RawPayload], kem: Kem) -> bytes:
-    try:
-        return init.public_value(body_of(payloads, PayloadType.KE), kem)
-    except RefusalError as error:
-        # There is nothing to choose any more: it is just wrong.
-        raise PeerError(DropReason.IKE_MALFORMED, "key exchange out of turn") from error
 
 
 def _said(sa: IkeSa, message_id: int, body: Payloads) -> bytes:

@@ -17,14 +17,14 @@ initiated the other exchange deletes the old SA (2.8.1, 2.8.2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import new_key_exchange
 from moatvpn.crypto.keymat import IkeKeys, Seed, rekeyed_ike_keys
 from moatvpn.errors import PeerError
-from moatvpn.ike import init
+from moatvpn.esp.child import ChildSa
+from moatvpn.ike import followup, init
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.create_child import (
     ChildRequest,
@@ -82,18 +82,29 @@ class RekeyChildTask(ChildRequest):
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Use the new CHILD_SA and delete the old one a little later, unless a rival wins."""
-        children = self.connection.children
         refused = refusal(payloads)
-        if refused is not None:
+        group = self.other_group(payloads)
+        if refused is not None and group is not None:
             self.abandon()
-            group = self.other_group(payloads)
-            if group is not None:
-                again = RekeyChildTask(self.connection, self.sa, self._old, group)
-                self.sa.start(again, now)
-            else:
-                children.rekey_refused(self._old, refused, now)
-            return
-        child, nonce = self.child(payloads)
+            again = RekeyChildTask(self.connection, self.sa, self._old, group)
+            self.sa.start(again, now)
+        elif refused is not None:
+            self.refused(refused, now)
+        else:
+            made = self.agreed(payloads)
+
+            def finish(more: bytes, at: float) -> None:
+                self._replace(made.build(more), made.nonce, at)
+
+            followup.go_on(self, made.kems, payloads, finish, now)
+
+    def refused(self, notify: int, now: float) -> None:
+        """Take in that the peer would not do it."""
+        self.abandon()
+        self.connection.children.rekey_refused(self._old, notify, now)
+
+    def _replace(self, child: ChildSa, nonce: bytes, now: float) -> None:
+        children = self.connection.children
         old = children.records.get(self._old)
         if old is None:  # the peer has replaced and deleted it meanwhile
             winner = children.current(child.line)
@@ -123,13 +134,16 @@ class RekeyIkeTask(PlainTask):
     """Replace the IKE SA; the CHILD_SAs move to the new one. group: as for RekeyChildTask."""
 
     exchange = Exchange.CREATE_CHILD_SA
+    of_child = False
 
     def __init__(self, connection: Connection, sa: IkeSa, group: Group | None = None) -> None:
         context = sa.context
         self._connection = connection
-        self._sa = sa
+        self.sa = sa
         self._spi = context.new_ike_spi()
-        self._policy = ike_policy(connection.config).without_additional()
+        self._policy = ike_policy(connection.config)
+        if sa.choice is None or not sa.choice.kems:  # the peer did without, and would again
+            self._policy = self._policy.without_additional()
         self._asked = group is not None
         groups = self._policy.groups
         self._group = first_group(sa, groups, group) or groups[0]
@@ -138,9 +152,9 @@ class RekeyIkeTask(PlainTask):
 
     def build(self, now: float) -> Payloads | None:
         """Return the request, or None where the IKE SA has been replaced already."""
-        if self._sa.state is not State.ESTABLISHED or self._sa.rekeying:
+        if self.sa.state is not State.ESTABLISHED or self.sa.rekeying:
             return None
-        self._sa.rekeying = True
+        self.sa.rekeying = True
         return [
             (PayloadType.SA, encode_proposals(offer(self._policy, self._spi))),
             (PayloadType.NONCE, self._nonce),
@@ -149,23 +163,44 @@ class RekeyIkeTask(PlainTask):
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Move to the new IKE SA and delete the old one, unless a rival wins."""
-        old, connection = self._sa, self._connection
-        old.rekeying = False
-        rival, rival_nonce = old.rival or (None, b"")
-        if rival is not None and rival.state is State.CLOSED:
-            rival = None
         refused = refusal(payloads)
         if refused is not None:
-            if rival is not None:
-                hand_over(connection, old, rival, now)
-            elif old is connection.sa and self._ask_again(payloads, now):
-                pass
-            elif old is connection.sa:
-                name = connection.config.name
-                old.context.notice(name, "warning", f"IKE SA rekey refused, notify {refused}")
-                connection.rekey_ike_later(now)
+            again = self._rival() is None and self.sa is self._connection.sa
+            if not again or not self._ask_again(payloads, now):
+                self.refused(refused, now)
             return
-        new, nonce = self._replacement(payloads)
+        body, ke, nonce = exchanged(payloads)
+        choice = accept(parse_proposals(body), self._policy, spi_size=8)
+        if choice.spi == NO_SPI or choice.group is not self._group or self.sa.keys is None:
+            raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
+        shared = self._key.shared_secret(init.public_value(ke, choice.group))
+        seed, old = Seed(self._nonce, nonce, self._spi, choice.spi), self.sa.keys
+
+        def finish(more: bytes, at: float) -> None:
+            keys = rekeyed_ike_keys(choice.prf, choice.suite, old, shared, seed, more)
+            self._replace(replacement(self.sa, True, seed, choice, keys), nonce, at)
+
+        followup.go_on(self, choice.kems, payloads, finish, now)
+
+    def refused(self, notify: int, now: float) -> None:
+        """Take in that the peer would not do it, perhaps because it has done it itself."""
+        old, connection, rival = self.sa, self._connection, self._rival()
+        old.rekeying = False
+        if rival is not None:
+            hand_over(connection, old, rival, now)
+        elif old is connection.sa:
+            name = connection.config.name
+            old.context.notice(name, "warning", f"IKE SA rekey refused, notify {notify}")
+            connection.rekey_ike_later(now)
+
+    def _rival(self) -> IkeSa | None:
+        rival = self.sa.rival[0] if self.sa.rival is not None else None
+        return rival if rival is not None and rival.state is not State.CLOSED else None
+
+    def _replace(self, new: IkeSa, nonce: bytes, now: float) -> None:
+        old, connection, rival = self.sa, self._connection, self._rival()
+        old.rekeying = False
+        rival_nonce = old.rival[1] if old.rival is not None else b""
         if old is not connection.sa:
             self._give_way(new, now)
         elif rival is not None and min(self._nonce, nonce) < rival_nonce:
@@ -175,23 +210,13 @@ class RekeyIkeTask(PlainTask):
             hand_over(connection, old, new, now)
             old.start(DeleteIkeTask(old), now)
 
-    def _replacement(self, payloads: Sequence[RawPayload]) -> tuple[IkeSa, bytes]:
-        """Return the new IKE SA and the responder's nonce."""
-        body, ke, nonce = exchanged(payloads)
-        choice = accept(parse_proposals(body), self._policy, spi_size=8)
-        if choice.spi == NO_SPI or choice.group is not self._group or self._sa.keys is None:
-            raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-        shared = self._key.shared_secret(init.public_value(ke, choice.group))
-        seed = Seed(self._nonce, nonce, self._spi, choice.spi)
-        keys = rekeyed_ike_keys(choice.prf, choice.suite, self._sa.keys, shared, seed)
-        return replacement(self._sa, True, seed, choice, keys), nonce
-
     def _ask_again(self, payloads: Sequence[RawPayload], now: float) -> bool:
         """Start over in the group that the peer asks for, once; return whether it does."""
         group = other_group(payloads, self._group, self._policy.groups)
         if group is None or self._asked:
             return False
-        self._sa.start(RekeyIkeTask(self._connection, self._sa, group), now)
+        self.sa.rekeying = False
+        self.sa.start(RekeyIkeTask(self._connection, self.sa, group), now)
         return True
 
     @staticmethod
@@ -205,9 +230,7 @@ def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys
     spis = (seed.spi_i, seed.spi_r)
     new = IkeSa(old.context, initiator, State.ESTABLISHED, *spis, old.local, old.remote)
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
-    # SK_d of the old one, with all its key exchanges, is in the keys of the new one (2.18).
-    additional = old.choice.additional if old.choice is not None else ()
-    new.choice, new.fragmentation = replace(choice, additional=additional), old.fragmentation
+    new.choice, new.fragmentation = choice, old.fragmentation
     new.mobility = old.mobility
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new

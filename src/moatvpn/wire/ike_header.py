@@ -26,13 +26,14 @@ MAX_PAYLOADS = 128  # of one chain, for the same reason
 
 
 class Exchange(IntEnum):
-    """Exchange types (RFC 7296, 3.1; RFC 9242)."""
+    """Exchange types (RFC 7296, 3.1; RFC 9242; RFC 9370)."""
 
     IKE_SA_INIT = 34
     IKE_AUTH = 35
     CREATE_CHILD_SA = 36
     INFORMATIONAL = 37
     IKE_INTERMEDIATE = 43
+    IKE_FOLLOWUP_KE = 44
 
 
 class PayloadType(IntEnum):
