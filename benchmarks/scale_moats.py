@@ -105,7 +105,9 @@ class Fleet:
             # Takes the envelopes, so that the kernel does not call the protocol unreachable.
             self._raw = stack.enter_context(closing(RawEspSocket(counters)))
             self._poll = select.poll()
-            for source in (*self._ports.values(), self._raw):
+            ports = self._ports.values()
+            self._queues = [q for port in ports for q in (port.established, port.strangers)]
+            for source in (*self._queues, self._raw):
                 self._poll.register(source.fileno(), select.POLLIN)
             self._open = stack.pop_all()
 
@@ -156,8 +158,8 @@ class Fleet:
     def _receive(self) -> int:
         """Take one batch of messages; return how many there were."""
         taken = 0
-        for port in self._ports.values():
-            for datagram in port.receive()[1]:
+        for queue in self._queues:
+            for datagram in queue.receive()[1]:
                 taken += 1
                 moat = self.moats.get(datagram.local.host)
                 if moat is not None and moat.ike is not None:
