@@ -38,6 +38,7 @@ charon {{
   retransmit_base = 1.5
   retransmit_tries = 4
   half_open_timeout = 10
+  fragment_size = 576
   plugins {{
     vici {{ socket = unix://{directory}/vici }}
   }}
@@ -165,15 +166,19 @@ class Charon(Namespace):
         program = str(self.directory / "swanctl.program")
         return run(program, *words, check=check, env=self._environment)
 
-    def load(self, connection: Tree, secrets: Tree | None = None) -> None:
-        """Load credentials and the one connection, in place of all that were loaded before."""
-        tree = {"connections": {NAME: connection}, "secrets": secrets or {}}
+    def load(self, connection: Tree, sections: Tree) -> None:
+        """Load the one connection, other sections and credentials in place of all before."""
+        tree = {"connections": {NAME: connection}, **sections}
         self.write("swanctl.conf", render(tree).encode())
         self.reload()
 
     def reload(self) -> None:
         """Load again what was loaded last."""
         self.swanctl("--load-all", "--clear", "--noprompt")
+
+    def initiate(self, child: str = NAME, check: bool = True) -> None:
+        """Set up a CHILD_SA, and the IKE SA where there is none."""
+        self.swanctl("--initiate", "--child", child, "--timeout", "10", check=check)
 
     def ike_sas(self) -> list[dict[str, Any]]:
         """Return charon's established IKE SAs, each with its CHILD_SAs under "child-sas".

@@ -32,6 +32,12 @@ def sides(we_call: bool) -> tuple[Side, Side]:
     return (MOAT, PORTAL) if we_call else (PORTAL, MOAT)
 
 
+def from_now_on(log: Path) -> Callable[[], str]:
+    """Return what reads all that is written into log from now on."""
+    start = log.stat().st_size
+    return lambda: log.read_text()[start:]
+
+
 class Meeting:
     """A moatd and a charon on one wild network, both running, each without a connection."""
 
@@ -78,20 +84,20 @@ class Meeting:
         }
 
     @contextmanager
-    def tunnel(
-        self, ours: Tree | None = None, theirs: Tree | None = None, secrets: Tree | None = None
+    def configured(
+        self, ours: Tree | None = None, theirs: Tree | None = None, sections: Tree | None = None
     ) -> Iterator[Meeting]:
-        """Set a tunnel up for the length of the block, by connections with the changes given.
+        """Let both sides have their connections, with the changes given, for the block's length.
 
-        theirs["children"][NAME] are changes of the one CHILD_SA. Afterwards neither side knows of
-        the tunnel any more. Where the block or the set-up fails, what the daemons logged is told.
+        theirs["children"][NAME] are changes of the one CHILD_SA, and sections are others than
+        "connections" of swanctl.conf. Afterwards neither side knows of a tunnel any more. Where the
+        block fails, what the daemons logged is told.
         """
         places = [(log, log.stat().st_size) for log in (self.box.log, self.charon.log)]
         try:
-            self.charon.load(merge(self.their_connection(), theirs or {}), secrets)
+            self.charon.load(merge(self.their_connection(), theirs or {}), sections or {})
             self.box.apply("add", merge(self.our_connection(), ours or {}))
             try:
-                self.call()
                 yield self
             finally:
                 self.box.moatctl("delete", NAME)
@@ -101,10 +107,19 @@ class Meeting:
                 print(f"--- {log.parent.name}\n{log.read_text()[start:][-12000:]}")
             raise
 
+    @contextmanager
+    def tunnel(
+        self, ours: Tree | None = None, theirs: Tree | None = None, sections: Tree | None = None
+    ) -> Iterator[Meeting]:
+        """Set a tunnel up for the length of the block; the rest is as with configured."""
+        with self.configured(ours, theirs, sections):
+            self.call()
+            yield self
+
     def call(self) -> None:
         """Set the tunnel up from where that is to be done, and wait for the first ping."""
         if not self.we_call:
-            self.charon.swanctl("--initiate", "--child", NAME, "--timeout", "10")
+            self.charon.initiate()
         self.wait_until_up()
 
     def wait_until_up(self, deadline: float = 10.0) -> None:
@@ -151,9 +166,7 @@ class Meeting:
 
     def charon_log(self) -> Callable[[], str]:
         """Return what reads all that charon logs from now on."""
-        log = self.charon.log
-        start = log.stat().st_size
-        return lambda: log.read_text()[start:]
+        return from_now_on(self.charon.log)
 
     def exchange_traffic(self, mebibytes: int = 1) -> None:
         """Send pings of several sizes and transfers of TCP both ways, in IPv4 and in IPv6."""

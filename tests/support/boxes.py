@@ -104,6 +104,23 @@ class Namespace:
         finally:
             self.run("nft", "delete table inet deaf")
 
+    @contextmanager
+    def narrow(self) -> Iterator[None]:
+        """Let the wild side carry 576 octets at a time for the block's length, and no fragments.
+
+        No fragment may have come in by the end.
+        """
+        head = "type filter hook prerouting priority -450;"
+        rule = "ip frag-off & 0x3fff != 0 counter drop;"
+        self.ip("link", "set", "wild0", "mtu", "576")
+        self.run("nft", f"table ip narrow {{ chain seen {{ {head} {rule} }}; }}")
+        try:
+            yield
+            assert "counter packets 0" in self.run("nft", "list", "table", "ip", "narrow").stdout
+        finally:
+            self.run("nft", "delete table ip narrow")
+            self.ip("link", "set", "wild0", "mtu", "1500")
+
     def close(self) -> None:
         """Remove the namespace, with all that is in it."""
         run("ip", "netns", "delete", self.namespace)
@@ -194,7 +211,7 @@ def join(moat: Namespace, portal: Namespace) -> None:
         box.ip("address", "add", f"{own.wild}/24", "dev", "wild0")
         box.ip("link", "set", "wild0", "up")
         box.ip("address", "add", f"{own.inside}/32", "dev", "lo")
-        box.ip("address", "add", f"{own.inside6}/128", "dev", "lo")
+        box.ip("address", "add", f"{own.inside6}/128", "dev", "lo", "nodad")
     for box, own, networks in (
         (moat, MOAT, PORTAL.networks),
         (portal, PORTAL, ("10.201.0.0/16", "fd00:201::/32")),
