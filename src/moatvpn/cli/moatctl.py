@@ -22,6 +22,7 @@ from moatvpn.config import (
     load_json,
     object_from_json,
 )
+from moatvpn.daemon.credentials import check_connection_files, check_daemon_files
 from moatvpn.daemon.keyfile import create_key_file, read_signer
 from moatvpn.errors import ConfigError, OperatorError
 
@@ -136,10 +137,15 @@ def _check(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     record, where = _load(arguments.file), str(arguments.file)
     result: dict[str, Any] = {"valid": True}
     if "private_key" in record:
-        daemon_from_dict(record, where)
+        daemon = daemon_from_dict(record, where)
+        if arguments.files:
+            check_daemon_files(daemon)
     else:
+        connection = connection_from_dict(record, where)
+        if arguments.files:
+            check_connection_files(connection)
         # With every default in it: what `replace` would store.
-        result["connection"] = connection_to_dict(connection_from_dict(record, where))
+        result["connection"] = connection_to_dict(connection)
     return result, f"{where}: valid"
 
 
@@ -177,7 +183,8 @@ def parser() -> argparse.ArgumentParser:
     identity = command("identity", _identity, "make a private key, or show its public key")
     identity.add_argument("action", choices=("create", "show"))
     identity.add_argument("--private-key", type=Path, default=_KEY_FILE)
-    command("check", _check, "say whether a connection or moatd.json is valid", file)
+    check = command("check", _check, "say whether a connection or moatd.json is valid", file)
+    check.add_argument("--files", action="store_true", help="read the files that it names, too")
     return top
 
 

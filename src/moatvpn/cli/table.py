@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from moatvpn.ike.failure import SIDES
+
 _HEADINGS = ("NAME", "STATE", "PEER", "VIA", "KEYS BY", "UP FOR", "IN", "OUT", "REKEY IN")
 
 
@@ -44,16 +46,38 @@ def amount(octets: int) -> str:
 
 
 def status_text(status: dict[str, Any]) -> str:
-    """Return a table of the connections, and one of the drops where there are any."""
+    """Return a table of the connections, then what is wrong with those that are down, and drops."""
     rows = [_connection(row) for row in status["connections"]]
     parts = [table(_HEADINGS, rows) if rows else "no connections"]
     if status.get("insecure"):
         parts.insert(0, "INSECURE: this moatd writes the keys of all traffic for Wireshark")
+    failures = _failures(status)
+    if failures:
+        parts.append(failures)
     drops = status.get("drops")
     if drops:
         counts = [(reason, str(count)) for reason, count in drops.items()]
         parts.append(table(("DROPPED BECAUSE", "PACKETS"), counts))
     return "\n\n".join(parts)
+
+
+def _failures(status: dict[str, Any]) -> str:
+    """Return a line for each connection that is down and says why, and for each stranger."""
+    lines = [
+        f"{row['name']}: {_failure(row['last_failure'])}"
+        for row in status["connections"]
+        if row["state"] != "established" and row.get("last_failure")
+    ]
+    for record in status.get("strangers", ()):
+        who = f"{record['peer']}, which calls itself {record['identity']}"
+        lines.append(f"{who}: {_failure(record)}")
+    return "\n".join(lines)
+
+
+def _failure(record: dict[str, Any]) -> str:
+    again = f", {record['count']} times" if record["count"] > 1 else ""
+    where = SIDES[record["side"]]
+    return f"{where} {duration(record['ago'])} ago{again}: {record['what']}. {record['remedy']}"
 
 
 def detail_text(record: dict[str, Any], indent: str = "") -> str:

@@ -19,7 +19,7 @@ from moatvpn.crypto.certificates import (
 )
 from moatvpn.crypto.sign import Signer
 from moatvpn.crypto.trust import TrustAnchors
-from moatvpn.daemon.keyfile import read_private
+from moatvpn.daemon.keyfile import read_private, read_signer
 from moatvpn.daemon.log import LogCall
 from moatvpn.errors import OperatorError
 from moatvpn.ike.secrets import Certificates, ConnectionSecrets
@@ -111,6 +111,21 @@ def own_certificate(config: DaemonConfig, signer: Signer) -> OwnCertificate | No
         why = f"has no subjectAltName DNS:{config.identity}, which is our identity"
         raise OperatorError(what, why, "Have it issued with that name")
     return own
+
+
+def check_daemon_files(config: DaemonConfig) -> None:
+    """Raise OperatorError where a file that moatd.json names is not sound."""
+    own_certificate(config, read_signer(config.private_key))
+    for path in config.crls:
+        _revocations(path)
+
+
+def check_connection_files(config: ConnectionConfig) -> None:
+    """Raise OperatorError where a file that a connection names is not sound."""
+    if config.psk_file is not None:
+        read_psk(config.psk_file)
+    for path in config.ca_files:
+        _anchors(path)
 
 
 class Credentials:

@@ -16,7 +16,7 @@ from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
 from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import Configured, IkeDown, IkeUp
-from moatvpn.ike.failure import Failure
+from moatvpn.ike.failure import Failure, no_answer
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import farewell
 from moatvpn.ike.init import InitSecrets
@@ -294,6 +294,12 @@ class Connection:
         diagnosis = self._context.diagnosis
         self.failure = diagnosis.of_connection(self.failure, name, failure, peer, now)
 
+    def _unreached(self, sa: IkeSa, now: float) -> None:
+        """Record that nobody answers an attempt, unless what came in clear says more."""
+        if self.failure is None or self.failure.when < sa.began_at:
+            exchange = "IKE_SA_INIT" if sa.state is State.INIT_SENT else "IKE_AUTH"
+            self.failed(no_answer(exchange), sa.remote.host, now)
+
     def sa_failed(self, sa: IkeSa, reason: str, now: float, refused: bool = False) -> None:
         """An IKE SA of ours is dead: forget it and, if it is our part, start over.
 
@@ -301,6 +307,8 @@ class Connection:
         """
         wait = self._backoff.wait() if refused else 0.0
         if self.attempt is not None and self.attempt[0] is sa:
+            if not refused and self.config.initiate:
+                self._unreached(sa, now)
             self._drop_attempt()
             if self.config.initiate:
                 self._retry_at(now + (wait or RETRY_SECONDS * self._context.fraction()))

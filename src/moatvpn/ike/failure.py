@@ -10,8 +10,9 @@ from moatvpn.errors import PeerError
 from moatvpn.ike.refusal import RefusalError
 from moatvpn.wire.ike_payloads import Notify, NotifyType
 
-# Who refused: we, or the peer.
-Side = Literal["here", "peer"]
+# Who refused: we or the peer; or what we said was lost between us.
+Side = Literal["here", "peer", "between"]
+SIDES = {"here": "refused here", "peer": "refused by the peer", "between": "not reached"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,7 @@ class Failure:
     remedy: str
 
     def __str__(self) -> str:
-        where = "refused here" if self.side == "here" else "refused by the peer"
-        return f"{where}: {self.what}. {self.remedy}"
+        return f"{SIDES[self.side]}: {self.what}. {self.remedy}"
 
 
 class FailureError(PeerError):
@@ -72,6 +72,16 @@ _MEANINGS = {
         "Look at the peer's log; one of the two programs is at fault",
     ),
 }
+
+
+def no_answer(exchange: str) -> Failure:
+    """Return the failure that a request of the named exchange was never answered."""
+    what = f"no answer to {exchange}"
+    if exchange == "IKE_SA_INIT":
+        remedy = "Check this box's way to the internet, that moatd runs there, and UDP 500 and 4500"
+    else:
+        remedy = "Check that nothing on the way drops UDP 4500, or long or fragmented packets"
+    return Failure("between", what, remedy)
 
 
 def failure_told(notify: int) -> Failure:

@@ -60,7 +60,7 @@ class IkeSa:
     choice: the algorithms that both have agreed on, once they have.
     fragmentation: both take messages in fragments (RFC 7383).
     nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
-    began_at: when the request of the peer that made it came in; 0 where we made it.
+    began_at: when the request that made it came in or left; 0 where a rekey made it.
     seen_as: the hash of our address as the peer saw it last, empty where it has not told yet.
     mobility: shared with the IKE SAs that this one replaces and that replace it.
     asked_via: our address and the peer's of the request that we are answering.

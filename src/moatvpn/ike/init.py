@@ -106,7 +106,7 @@ def start(
     spi = context.new_ike_spi()
     sa = IkeSa(context, True, State.INIT_SENT, spi, NO_SPI, local, remote, connection)
     context.ike_sas[spi] = sa
-    sa.nat = force_udp
+    sa.nat, sa.began_at = force_udp, now
     group = policy.groups[0]
     key = new_key_exchange(group, context.random)
     secrets = InitSecrets(group, key, context.random(NONCE_LENGTH))
