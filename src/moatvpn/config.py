@@ -37,6 +37,7 @@ AUTHENTICATIONS = ("raw-public-key", "psk", "certificate")
 # What each of them needs, and the others may not have.
 _NEEDS = dict(zip(AUTHENTICATIONS, ("remote_public_keys", "psk_file", "ca_files"), strict=True))
 
+DATA_PLANES = ("auto", "python", "kernel")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -112,9 +113,12 @@ class DaemonConfig:
         with a certificate ECDSA or RSA, too.
     certificate: the PEM file of our own certificate and the intermediates after it, if we have one.
     crls: the files (PEM or DER) of CRLs; a certificate that they list is refused.
-    tunnel_interface: the TUN device, made beforehand for moatd's user.
+    tunnel_interface: the TUN device, made beforehand for moatd's user, or the kernel's interface
+        for IPsec.
     connections: the directory that holds one NAME.json for each connection.
     control_socket: where moatctl finds us. log_level: one of LOG_LEVELS.
+    data_plane: one of DATA_PLANES: whether moatd carries the packets itself ("python"), or has the
+        kernel do it, by an interface of the kind xfrm; "auto" is the kernel where it can.
     state: the directory of what outlives moatd, private to its user; None: nothing does.
     insecure_write_keys_for_wireshark: a directory that gets the keys of all traffic, as Wireshark
         reads them: for a laboratory, and never for a box at work.
@@ -128,6 +132,7 @@ class DaemonConfig:
     log_level: str = "info"
     certificate: Path | None = None
     crls: tuple[Path, ...] = ()
+    data_plane: str = "python"
     state: Path | None = None
     insecure_write_keys_for_wireshark: Path | None = None
 
@@ -250,5 +255,6 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
         ),
         log_level=get.choice("log_level", LOG_LEVELS, "info"),
         crls=get.paths("crls") if "crls" in record else (),
+        data_plane=get.choice("data_plane", DATA_PLANES, "python"),
         **paths,
     )

@@ -12,8 +12,8 @@ from typing import Any
 from moatvpn.config import connection_from_dict
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import generate_private_key, load_private_key
-from moatvpn.daemon.engine import Engine
-from moatvpn.daemon.forwarder import Forwarder
+from moatvpn.daemon.forwarder import PacketForwarder
+from moatvpn.daemon.packets import PacketEngine
 from moatvpn.drivers.memory import MemoryNetwork, MemoryTun, WildPacket
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
@@ -62,8 +62,8 @@ class Box:
             self.host.local_address,
             own_hosts=own_hosts,
         )
-        self.engine = Engine(ike, EspProcessor(self.counters), self.counters, log)
-        self.forwarder = Forwarder(
+        self.engine = PacketEngine(ike, EspProcessor(self.counters), self.counters, log)
+        self.forwarder = PacketForwarder(
             self.engine, self.tun, self.host.raw, self.host.ports, lambda: lab.now
         )
 

@@ -326,3 +326,17 @@ def test_files(tmp_path: Path, content: bytes | None, why: str) -> None:
     assert caught.value.what == str(path)
     path.write_text('{"a": 1}')
     assert load_json(path) == {"a": 1}
+
+
+@pytest.mark.parametrize("plane", ["auto", "python", "kernel"])
+def test_data_planes(plane: str) -> None:
+    record = {"identity": "m1.example.net", "private_key": "/key", "data_plane": plane}
+    assert daemon_from_dict(record).data_plane == plane
+
+
+def test_python_is_the_data_plane_by_default() -> None:
+    assert (
+        daemon_from_dict({"identity": "m1.example.net", "private_key": "/k"}).data_plane == "python"
+    )
+    with pytest.raises(ConfigError, match=r"data_plane: is 'fpga'\. Give one of auto, python, ker"):
+        daemon_from_dict({"identity": "m1.example.net", "private_key": "/k", "data_plane": "fpga"})

@@ -8,7 +8,7 @@ about traffic it is told at most twice a second and connection.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
@@ -24,7 +24,7 @@ from moatvpn.daemon.status import (
 )
 from moatvpn.drivers.interfaces import Addresses
 from moatvpn.errors import ConfigError, OperatorError
-from moatvpn.esp.processor import Envelope, EspProcessor
+from moatvpn.esp.dataplane import DataPlane
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import (
     ChildActivate,
@@ -42,11 +42,18 @@ from moatvpn.ike.secrets import NO_SECRETS, ConnectionSecrets
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_config import Assigned
 
-_NOTE_EVERY = 0.5  # seconds
-
 
 def _none(config: ConnectionConfig) -> ConnectionSecrets:
     return NO_SECRETS
+
+
+class Beside(TypedDict, total=False):
+    """What an engine may have besides: see Engine."""
+
+    memory: Memory | None
+    addresses: Addresses | None
+    keys: KeyLog | None
+    secrets: Callable[[ConnectionConfig], ConnectionSecrets]
 
 
 class Engine:
@@ -55,7 +62,7 @@ class Engine:
     def __init__(
         self,
         ike: IkeEndpoint,
-        esp: EspProcessor,
+        esp: DataPlane,
         counters: Counters,
         log: LogCall,
         memory: Memory | None = None,
@@ -77,36 +84,33 @@ class Engine:
         self._read_secrets = secrets
         self._secrets: dict[str, ConnectionSecrets] = {}
         self._outbox: list[Datagram] = []
-        # When IKE is next to be told of traffic, by connection.
-        self._note_in: dict[str, float] = {}
-        self._note_out: dict[str, float] = {}
 
     # Traffic
 
-    def from_tun(self, packet: bytes, now: float) -> Envelope | None:
-        """Return the envelope of a raw packet of ours, None where it was dropped (and counted)."""
-        envelope = self._esp.encapsulate(packet)
-        if envelope is not None and now >= self._note_out.get(envelope.connection, now):
-            self._sent(envelope.connection, now)
-        return envelope
-
-    def from_esp(self, data: bytes, source: Endpoint, tos: int, now: float) -> bytes | None:
-        """Return the raw packet that an ESP packet held, None where it was dropped (and counted).
-
-        source has port 0 where the packet came as IP protocol 50; tos is the outer header's octet.
-        """
-        raw = self._esp.decapsulate(data, source, tos)
-        if raw is None:
-            return None
-        name = raw.connection
-        if raw.moved:
-            self._ike.peer_moved(name, source, now)
-            self._settle()
-        if now >= self._note_in.get(name, now):
-            self._note_in[name] = now + _NOTE_EVERY
+    def carried(self, name: str, inbound: bool, now: float) -> None:
+        """Take in that envelopes of a connection came in, all authentic, or went out."""
+        if inbound:
             self._ike.note_inbound(name, now)
-            self._settle()
-        return raw.data
+        else:
+            self._ike.note_outbound(name, now)
+            self.rekey_worn(now)
+        self._settle()
+
+    def peer_seen_at(self, name: str, peer: Endpoint, now: float) -> None:
+        """Take in that a connection's newest authentic envelope came from another address."""
+        self._ike.peer_moved(name, peer, now)
+        self._settle()
+
+    def rekey_worn(self, now: float) -> None:
+        """Start the rekeys that the traffic makes due."""
+        for worn in self._esp.rekeys_wanted():
+            try:
+                self._ike.rekey(worn, "child", now)
+            except OperatorError as error:
+                self._log("warning", f"no rekey of a worn SA: {error}", worn)
+        self._settle()
+
+    # Messages and time
 
     def from_ike(self, datagram: Datagram, now: float) -> None:
         """Take one IKE message in. Hostile ones are counted and dropped."""
@@ -238,19 +242,6 @@ class Engine:
         self._esp.remove_connection(name)
         self._connections.remove(name)
         self._secrets.pop(name, None)
-        self._note_in.pop(name, None)
-        self._note_out.pop(name, None)
-
-    def _sent(self, name: str, now: float) -> None:
-        """Tell IKE of traffic that left, and start the rekeys that the traffic makes due."""
-        self._note_out[name] = now + _NOTE_EVERY
-        self._ike.note_outbound(name, now)
-        for worn in self._esp.rekeys_wanted():
-            try:
-                self._ike.rekey(worn, "child", now)
-            except OperatorError as error:
-                self._log("warning", f"no rekey of a worn SA: {error}", worn)
-        self._settle()
 
     def _settle(self) -> None:
         """Take what the IKE core has to tell: first what the data plane needs, then messages."""

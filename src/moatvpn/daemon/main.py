@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +23,18 @@ from moatvpn.counters import Counters
 from moatvpn.daemon.commands import Commands
 from moatvpn.daemon.control import ControlServer, Peer
 from moatvpn.daemon.credentials import Credentials
-from moatvpn.daemon.engine import Engine
-from moatvpn.daemon.forwarder import Forwarder
 from moatvpn.daemon.keyfile import read_signer
 from moatvpn.daemon.keylog import KeyLog
 from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
+from moatvpn.daemon.planes import Planes
 from moatvpn.daemon.state import PeerJournal
-from moatvpn.drivers.addresses import InterfaceAddresses
 from moatvpn.drivers.clock import monotonic, wall_clock
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
-from moatvpn.drivers.raw import RawEspSocket
-from moatvpn.drivers.tun import TunDevice
-from moatvpn.drivers.udp import UdpPort, local_address_towards
+from moatvpn.drivers.udp import local_address_towards
 from moatvpn.errors import ConfigError, OperatorError
-from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
-from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
 
 # Python looks for cyclic garbage among what is young, and as good as never among everything: with
 # 10,000 tunnels that takes a second, in which nothing moves. Tunnels leave none behind.
@@ -82,14 +75,7 @@ class Daemon:
         credentials = Credentials(config, signer, wall_clock, log)
         with ExitStack() as stack:
             self._loop = stack.enter_context(closing(Loop(self._clock)))
-            tun = stack.enter_context(closing(TunDevice(config.tunnel_interface, counters)))
-            raw = stack.enter_context(closing(RawEspSocket(counters)))
-            ports = {
-                number: stack.enter_context(
-                    closing(UdpPort(number, counters, framed=number == NAT_PORT))
-                )
-                for number in (IKE_PORT, NAT_PORT)
-            }
+            planes = Planes(config, log, counters, self._clock, self._loop, stack)
             self._monitor = stack.enter_context(closing(AddressMonitor()))
             ike = IkeEndpoint(
                 config.identity,
@@ -102,31 +88,16 @@ class Daemon:
             self._memory: PeerJournal | None = None
             if config.state is not None:
                 self._memory = stack.enter_context(closing(PeerJournal(config.state, log)))
-            addresses = InterfaceAddresses(config.tunnel_interface)
-            esp = EspProcessor(counters)
             keys = None
             if config.insecure_write_keys_for_wireshark is not None:
                 keys = KeyLog(config.insecure_write_keys_for_wireshark, log)
                 stack.enter_context(closing(keys))
-            self._engine = Engine(
-                ike,
-                esp,
-                counters,
-                log,
-                self._memory,
-                addresses,
-                keys,
-                credentials.secrets,
+            self._engine, self._forwarder = planes.open(
+                ike, memory=self._memory, keys=keys, secrets=credentials.secrets
             )
-            self._forwarder = Forwarder(self._engine, tun, raw, ports, self._clock)
             self._commands = Commands(self._engine, log, self._clock)
             control = ControlServer(config.control_socket, self._loop, self._clock, self._command)
             self._control = stack.enter_context(closing(control))
-            self._loop.watch(tun, self._forwarder.from_tun)
-            self._loop.watch(raw, self._forwarder.from_raw)
-            for number, port in ports.items():
-                self._loop.watch(port.established, partial(self._forwarder.from_udp, number))
-                self._loop.watch(port.strangers, partial(self._forwarder.from_strangers, number))
             self._loop.watch(self._monitor, self._addresses)
             self._open = stack.pop_all()
 

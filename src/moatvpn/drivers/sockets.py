@@ -15,7 +15,7 @@ IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
 _SO_SNDBUFFORCE = 32
-_SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")  # <linux/sock_diag.h>; the last counts drops
 
@@ -56,7 +56,7 @@ def prepare(sock: socket.socket, buffer: int = BUFFER) -> None:
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     for force, plain, size in (
-        (_SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer),
+        (SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer),
         (_SO_SNDBUFFORCE, socket.SO_SNDBUF, BUFFER),
     ):
         try:

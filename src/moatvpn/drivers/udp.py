@@ -23,6 +23,7 @@ from moatvpn.drivers.steering import bind_both
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram, Endpoint
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948, 2.2: no SPI is zero
+_UDP_ENCAP, _UDP_ENCAP_ESPINUDP = 100, 2  # linux/udp.h
 _PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
 _ANCILLARY_SPACE = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
 
@@ -56,12 +57,16 @@ def _tos_and_local_host(ancillary: list[Ancillary]) -> tuple[int, str]:
 class UdpQueue:
     """One of the kernel's queues of a UDP port; port is filled in once it is bound."""
 
-    def __init__(self, counters: Counters, *, framed: bool, buffer: int) -> None:
+    def __init__(
+        self, counters: Counters, *, framed: bool, buffer: int, kernel_esp: bool = False
+    ) -> None:
         self.port = 0
         self._framed = framed
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        if kernel_esp:
+            self.socket.setsockopt(socket.IPPROTO_UDP, _UDP_ENCAP, _UDP_ENCAP_ESPINUDP)
         prepare(self.socket, buffer)
         self._overflow = Overflow(self.socket, counters)
 
@@ -96,15 +101,20 @@ class UdpQueue:
 class UdpPort:
     """One UDP port of ours at all addresses; framed says that RFC 3948 rules it, as on 4500.
 
-    Strangers' first messages wait in a queue of their own. The kernel's own taking apart of ESP in
-    UDP (UDP_ENCAP) is not used. Raises OperatorError where the port cannot be opened.
+    Strangers' first messages wait in a queue of their own. kernel_esp: the kernel takes ESP out of
+    UDP (UDP_ENCAP), and what arrives here is IKE. Raises OperatorError where the port cannot be
+    opened.
     """
 
-    def __init__(self, port: int, counters: Counters, *, framed: bool) -> None:
+    def __init__(
+        self, port: int, counters: Counters, *, framed: bool, kernel_esp: bool = False
+    ) -> None:
         self._counters = counters
         self._framed = framed
-        self.strangers = UdpQueue(counters, framed=framed, buffer=STRANGERS_BUFFER)
-        self.established = UdpQueue(counters, framed=framed, buffer=BUFFER)
+        self.strangers, self.established = (
+            UdpQueue(counters, framed=framed, buffer=buffer, kernel_esp=kernel_esp)
+            for buffer in (STRANGERS_BUFFER, BUFFER)
+        )
         self._socket = self.established.socket
         try:
             self.port = bind_both(self.strangers.socket, self._socket, port, framed)

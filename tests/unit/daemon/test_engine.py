@@ -11,7 +11,7 @@ import pytest
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters, DropReason
-from moatvpn.daemon.engine import Engine
+from moatvpn.daemon.packets import PacketEngine
 from moatvpn.drivers.memory import MemoryAddresses
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.child import ChildSa
@@ -110,13 +110,13 @@ class Fixture:
         self.noted: list[tuple[str, Endpoint | None]] = []
         memory = SimpleNamespace(note=lambda *what: self.noted.append(what))
         self.addresses = MemoryAddresses()
-        self.engine = Engine(
-            self.ike,
-            self.esp,
+        self.engine = PacketEngine(
+            self.ike,  # type: ignore[arg-type]
+            self.esp,  # type: ignore[arg-type]
             self.counters,
             log,
-            memory,
-            self.addresses,  # type: ignore[arg-type]
+            memory=memory,  # type: ignore[typeddict-item]
+            addresses=self.addresses,
         )
 
 

@@ -1,0 +1,119 @@
+"""Which data plane a daemon has, and its devices."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Unpack
+
+from moatvpn.config import DaemonConfig
+from moatvpn.counters import Counters
+from moatvpn.daemon.engine import Beside, Engine
+from moatvpn.daemon.forwarder import Forwarder, KernelForwarder, PacketForwarder
+from moatvpn.daemon.kernel import KernelEngine
+from moatvpn.daemon.log import LogCall
+from moatvpn.daemon.packets import PacketEngine
+from moatvpn.drivers.addresses import InterfaceAddresses
+from moatvpn.drivers.interfaces import Clock
+from moatvpn.drivers.kernel_plane import KernelPlane
+from moatvpn.drivers.loop import Loop
+from moatvpn.drivers.raw import RawEspSocket
+from moatvpn.drivers.tun import TunDevice
+from moatvpn.drivers.udp import UdpPort, local_address_towards
+from moatvpn.drivers.xfrm_drops import KernelDrops
+from moatvpn.drivers.xfrm_interface import KIND, kind_of, open_interface
+from moatvpn.drivers.xfrm_probe import probe
+from moatvpn.drivers.xfrm_socket import XfrmSocket
+from moatvpn.errors import OperatorError
+from moatvpn.esp.processor import EspProcessor
+from moatvpn.ike.endpoint import IkeEndpoint
+from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
+
+
+def kernel_is_chosen(config: DaemonConfig, log: LogCall) -> bool:
+    """Return whether the kernel is to be the data plane.
+
+    Raises OperatorError where it must be, and cannot. With "auto" it is where it does ESP and the
+    tunnel's interface is its own, or still to be made.
+    """
+    if config.data_plane == "python":
+        return False
+    if config.data_plane == "kernel":
+        probe()
+        return True
+    try:
+        found = kind_of(config.tunnel_interface)
+        if found is not None and found[0] != KIND:
+            log("info", f"data plane: python, for {config.tunnel_interface} is no IPsec interface")
+            return False
+        probe()
+    except OperatorError as error:
+        log("info", f"data plane: python, for {error}")
+        return False
+    log("info", "data plane: kernel")
+    return True
+
+
+class Planes:
+    """Opens one daemon's data plane, and has the loop watch it. What it opens goes on stack."""
+
+    def __init__(
+        self,
+        config: DaemonConfig,
+        log: LogCall,
+        counters: Counters,
+        clock: Clock,
+        loop: Loop,
+        stack: ExitStack,
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._counters = counters
+        self._clock = clock
+        self._loop = loop
+        self._stack = stack
+        self._kernel = kernel_is_chosen(config, log)
+
+    def open(self, ike: IkeEndpoint, **beside: Unpack[Beside]) -> tuple[Engine, Forwarder]:
+        """Return the engine and the forwarder, with everything open; or raise OperatorError."""
+        beside["addresses"] = InterfaceAddresses(self._config.tunnel_interface)
+        ports = {number: self._port(number) for number in (IKE_PORT, NAT_PORT)}
+        open_plane = self._open_kernel if self._kernel else self._open_packets
+        engine, forwarder = open_plane(ike, ports, beside)
+        for number, port in ports.items():
+            self._loop.watch(port.established, partial(forwarder.from_udp, number))
+            self._loop.watch(port.strangers, partial(forwarder.from_strangers, number))
+        return engine, forwarder
+
+    def _port(self, number: int) -> UdpPort:
+        framed = number == NAT_PORT
+        port = UdpPort(number, self._counters, framed=framed, kernel_esp=framed and self._kernel)
+        return self._stack.enter_context(closing(port))
+
+    def _open_packets(
+        self, ike: IkeEndpoint, ports: dict[int, UdpPort], beside: Beside
+    ) -> tuple[Engine, Forwarder]:
+        tun = TunDevice(self._config.tunnel_interface, self._counters)
+        self._stack.enter_context(closing(tun))
+        raw = self._stack.enter_context(closing(RawEspSocket(self._counters)))
+        esp = EspProcessor(self._counters)
+        engine = PacketEngine(ike, esp, self._counters, self._log, **beside)
+        forwarder = PacketForwarder(engine, tun, raw, ports, self._clock)
+        self._loop.watch(tun, forwarder.from_tun)
+        self._loop.watch(raw, forwarder.from_raw)
+        return engine, forwarder
+
+    def _open_kernel(
+        self, ike: IkeEndpoint, ports: dict[int, UdpPort], beside: Beside
+    ) -> tuple[Engine, Forwarder]:
+        interface = self._config.tunnel_interface
+        xfrm = XfrmSocket(open_interface(interface))
+        self._stack.enter_context(closing(xfrm))
+        # Of a daemon before us: its keys are known to nobody any more.
+        xfrm.clear()
+        plane = KernelPlane(xfrm, local_address_towards, self._log)
+        drops = KernelDrops(interface)
+        engine = KernelEngine(ike, plane, drops, self._counters, self._log, **beside)
+        forwarder = KernelForwarder(engine, ports, self._counters, self._clock)
+        self._loop.watch(xfrm, forwarder.from_kernel)
+        return engine, forwarder

@@ -1,0 +1,57 @@
+"""Which data plane a daemon takes, for each setting and each kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moatvpn.config import DaemonConfig
+from moatvpn.daemon import planes
+from moatvpn.errors import OperatorError
+
+NO_ESP = OperatorError("the kernel's IPsec", "cannot be used", "Load the modules")
+
+
+def config(data_plane: str) -> DaemonConfig:
+    return DaemonConfig("m1.moats.example.net", Path("/key"), data_plane=data_plane)
+
+
+def chosen(
+    monkeypatch: pytest.MonkeyPatch, log: Any, data_plane: str, kind: str | None, esp: bool
+) -> bool:
+    def probe() -> None:
+        if not esp:
+            raise NO_ESP
+
+    monkeypatch.setattr(planes, "probe", probe)
+    monkeypatch.setattr(planes, "kind_of", lambda _: None if kind is None else (kind, 7))
+    return planes.kernel_is_chosen(config(data_plane), log)
+
+
+@pytest.mark.parametrize(
+    ("kind", "esp", "kernel"),
+    [
+        ("xfrm", True, True),
+        (None, True, True),
+        ("tun", True, False),
+        (None, False, False),
+        ("tun", False, False),
+    ],
+)
+def test_auto_is_the_kernel_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, log: Any, kind: str | None, esp: bool, kernel: bool
+) -> None:
+    assert chosen(monkeypatch, log, "auto", kind, esp) is kernel
+
+
+def test_python_asks_the_kernel_for_nothing(monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
+    assert not chosen(monkeypatch, log, "python", "xfrm", True)
+    assert not planes.kernel_is_chosen(DaemonConfig("m1.example.net", Path("/key")), log)
+
+
+def test_the_kernel_must_be_able(monkeypatch: pytest.MonkeyPatch, log: Any) -> None:
+    assert chosen(monkeypatch, log, "kernel", "xfrm", True)
+    with pytest.raises(OperatorError, match="Load the modules"):
+        chosen(monkeypatch, log, "kernel", "xfrm", False)
