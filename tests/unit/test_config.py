@@ -77,6 +77,65 @@ def test_every_setting_is_taken() -> None:
     assert config.public_keys() == (SPKI,)
 
 
+BY_PSK = {k: v for k, v in LEAST.items() if k != "remote_public_keys"} | {
+    "authentication": "psk",
+    "psk_file": "/etc/moatvpn/psk/m0001",
+}
+BY_CERTIFICATE = {k: v for k, v in LEAST.items() if k != "remote_public_keys"} | {
+    "authentication": "certificate",
+    "ca_files": ["/etc/moatvpn/ca.pem"],
+}
+
+
+@pytest.mark.parametrize("record", [BY_PSK, BY_CERTIFICATE])
+def test_other_authentications_come_back_as_their_equal(record: dict[str, Any]) -> None:
+    config = connection_from_dict(record)
+    assert config.remote_public_keys == ()
+    written = json.loads(json.dumps(connection_to_dict(config)))
+    assert connection_from_dict(written) == config
+    assert {key: written[key] for key in record} == record
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({**LEAST, "authentication": "eap"}, "authentication: is 'eap'"),
+        ({**LEAST, "authentication": "psk"}, "remote_public_keys: is for authentication raw"),
+        ({**LEAST, "psk_file": "/psk"}, "psk_file: is for authentication psk"),
+        ({**LEAST, "ca_files": ["/ca"]}, "ca_files: is for authentication certificate"),
+        ({**BY_PSK, "psk_file": None}, "psk_file: is missing"),
+        ({**BY_PSK, "psk_file": "psk"}, "psk_file: is 'psk'"),
+        ({**BY_PSK, "psk": "a secret itself"}, "psk: is not a setting"),
+        ({**BY_CERTIFICATE, "ca_files": []}, "ca_files: is"),
+        ({**BY_CERTIFICATE, "ca_files": ["ca.pem"]}, "ca_files: holds what is no absolute path"),
+        ({**BY_CERTIFICATE, "ca_files": None}, "ca_files: is missing"),
+        (
+            {k: v for k, v in LEAST.items() if k != "remote_public_keys"},
+            "remote_public_keys: is missing",
+        ),
+    ],
+)
+def test_each_authentication_has_what_it_needs_and_nothing_else(
+    record: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        connection_from_dict(record)
+    assert why in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_daemon_s_certificate_and_crls() -> None:
+    record: dict[str, Any] = {"identity": "a.example", "private_key": "/k"}
+    assert daemon_from_dict(record).certificate is None
+    record |= {"certificate": "/own.pem", "crls": ["/a.crl", "/b.crl"]}
+    config = daemon_from_dict(record)
+    assert config.certificate == Path("/own.pem")
+    assert config.crls == (Path("/a.crl"), Path("/b.crl"))
+    for wrong in ({"certificate": "own.pem"}, {"crls": "/a.crl"}, {"crls": ["a.crl"]}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            daemon_from_dict(record | wrong)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -317,3 +317,20 @@ def test_check(ctl: Ctl, tmp_path: Path) -> None:
     assert ctl("check", str(settings)) == (0, f"{settings}: valid\n", "")
     settings.write_text('{"identity": "a.example", "private_key": "k"}')
     assert ctl("check", str(settings))[0] == 1
+
+
+def test_check_reads_files_only_where_asked(ctl: Ctl, tmp_path: Path) -> None:
+    secret = tmp_path / "psk"
+    changes = {"authentication": "psk", "psk_file": str(secret), "remote_public_keys": []}
+    connection = ctl.file(**changes)
+    assert ctl("check", connection)[0] == 0
+    status, _, err = ctl("check", "--files", connection)
+    assert status == 1
+    assert "openssl rand" in err
+    secret.touch(0o600)
+    secret.write_text("s" * 32)
+    assert ctl("check", "--files", connection)[0] == 0
+    settings = tmp_path / "moatd.json"
+    settings.write_text(f'{{"identity": "a.example", "private_key": "{tmp_path}/no.key"}}')
+    assert ctl("check", str(settings))[0] == 0
+    assert ctl("check", "--files", str(settings))[0] == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from moatvpn.cli.table import amount, duration, table
+from moatvpn.cli.table import amount, duration, status_text, table
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,53 @@ def test_amounts(octets: int, text: str) -> None:
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert table(("A", "LONG"), [("xxx", "y"), ("x", "")]) == "A    LONG\nxxx  y\nx"
+
+
+FAILURE = {
+    "ago": 75.0,
+    "count": 3,
+    "side": "here",
+    "what": "a proof",
+    "remedy": "Compare the keys",
+    "peer": "203.0.113.7",
+    "identity": "m9.example.net",
+}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "c1",
+        "state": "waiting",
+        "peer": None,
+        "encapsulation": None,
+        "established_for": None,
+        "packets_in": 0,
+        "bytes_in": 0,
+        "packets_out": 0,
+        "bytes_out": 0,
+        "child_rekey_in": None,
+        "last_failure": None,
+        **changes,
+    }
+
+
+def test_what_failed_stands_below_the_table_in_one_line_each() -> None:
+    status = {
+        "connections": [
+            row(last_failure=FAILURE),
+            row(name="c2", last_failure=FAILURE, state="established"),
+            row(name="c3"),
+            row(name="c4", last_failure={**FAILURE, "count": 1, "side": "peer"}),
+        ],
+        "strangers": [{**FAILURE, "side": "here"}],
+    }
+    assert status_text(status).split("\n\n")[1].splitlines() == [
+        "c1: refused here 1m15s ago, 3 times: a proof. Compare the keys",
+        "c4: refused by the peer 1m15s ago: a proof. Compare the keys",
+        "203.0.113.7, which calls itself m9.example.net: "
+        "refused here 1m15s ago, 3 times: a proof. Compare the keys",
+    ]
+
+
+def test_there_is_nothing_below_the_table_where_nothing_failed() -> None:
+    assert "\n\n" not in status_text({"connections": [row()], "strangers": []})
