@@ -46,6 +46,14 @@ interop: setup ## Meet strongSwan and the Linux kernel's ESP, and print a matrix
 	mkdir -p $(reports)
 	$(pytest) tests/interop --junitxml $(reports)/interop.xml
 
+# Seconds for each of the fuzzers' targets.
+FUZZ_SECONDS ?= 60
+
+fuzz: setup ## Hunt for octets that do more than make counters go up, for FUZZ_SECONDS a target
+	@for target in parser responder; do
+	    PYTHONPATH=tests/exchange:tests/support python tests/fuzz/run.py $$target $(FUZZ_SECONDS) build/fuzz/$$target
+	done
+
 molecule: setup ## Prove a tunnel in the lab, from empty containers to their removal
 	@mkdir -p $(reports)
 	molecule test
@@ -60,4 +68,4 @@ clean: demo-down ## Remove the lab, its images, and all that was built
 	@podman images --quiet --filter reference=localhost/moat-lab | xargs --no-run-if-empty podman rmi
 	rm -rf build src/moatvpn.egg-info
 
-.PHONY: help setup demo demo-down lint unit interop molecule test scale clean
+.PHONY: help setup demo demo-down lint unit interop fuzz molecule test scale clean

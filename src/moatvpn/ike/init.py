@@ -227,9 +227,12 @@ def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float)
         if known is not None:
             known.close()  # it asks with a cookie now, say, and means this one
     except RefusalError as refusal:
-        # Without a trace: whoever it was may ask again. The answer is shorter than the request.
-        body = [(PayloadType.NOTIFY, refusal.notify.encode())]
-        sa.send(sa.plain(Exchange.IKE_SA_INIT, True, body))
+        # Without a trace: whoever it was may ask again. The answer is no longer than the request.
+        answer = sa.plain(
+            Exchange.IKE_SA_INIT, True, [(PayloadType.NOTIFY, refusal.notify.encode())]
+        )
+        if len(answer) <= len(datagram.data):
+            sa.send(answer)
         raise
 
 
@@ -305,6 +308,8 @@ def answer_version(context: Context, datagram: Datagram, now: float) -> None:
         [(PayloadType.NOTIFY, Notify(NotifyType.INVALID_MAJOR_VERSION).encode())]
     )
     length = HEADER_LENGTH + len(chain)
+    if length > len(datagram.data):
+        return  # nobody gets more out of us than it has sent, perhaps in another's name
     ours = not asked.from_initiator
     head = IkeHeader(spi_i, spi_r, first, exchange, ours, True, asked.message_id, length)
     context.outbox.append(Datagram(head.encode() + chain, datagram.local, datagram.remote))
