@@ -150,9 +150,25 @@ class Portal:
         """Return what moatd answers to one request, as moatctl asks it."""
         return ask(self._socket, {"command": command, **more})
 
-    def established(self) -> int:
-        """Return how many connections moatd says are established."""
-        return sum(row["state"] == "established" for row in self.ask("status")["connections"])
+    def status(self) -> tuple[float, float]:
+        """Have a moatctl ask for the status of everything.
+
+        Returns the seconds that it took, and the most that another request waited meanwhile.
+        """
+        words = ("-m", "moatvpn.cli.moatctl", "status", "--json", "--socket", str(self._socket))
+        environment = {**os.environ, "PYTHONPATH": str(_SOURCE)}
+        began = asked = time.monotonic()
+        longest = 0.0
+        asking = subprocess.Popen(
+            (sys.executable, *words), stdout=subprocess.DEVNULL, env=environment
+        )
+        while asking.poll() is None:
+            asked = time.monotonic()
+            self.ask("log-level", level="info")
+            longest = max(longest, time.monotonic() - asked)
+        if asking.returncode:
+            raise SystemExit("scale: moatctl status failed")
+        return time.monotonic() - began, longest
 
     def _proc(self, name: str) -> str:
         # `ip netns exec` has become the program that it started.

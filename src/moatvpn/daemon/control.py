@@ -1,8 +1,8 @@
 """The control socket: one JSON object a line, each answered by one (docs/design.md).
 
 It lives in the loop that moves packets, so a client can take little of it: connections, the
-length of a request and the time for it are bounded, nothing waits for a client, and each
-client has one request answered at a turn.
+length of a request and the time for it are bounded, nothing waits for a client, each client has
+one request answered at a turn, and a long answer is made bit by bit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moatvpn.errors import OperatorError
 LONGEST_REQUEST = 64 << 10  # octets, its newline included
 MOST_CLIENTS = 16
 PATIENCE = 10.0  # seconds that a client may take to ask, and as many to take its answer
+ROWS = 100  # of a long answer, at a turn
 _READ = 16 << 10
 _UCRED = struct.Struct("=iII")
 
@@ -37,7 +39,8 @@ class Peer:
     gid: int
 
 
-# Carries one request out: returns the result, or raises OperatorError.
+# Carries one request out: returns the result, or raises OperatorError. In a result that is a dict,
+# an iterator stands for the list of what it yields, which is asked for while the answer is sent.
 Handler = Callable[[dict[str, Any], Peer], Any]
 
 
@@ -48,15 +51,37 @@ class _Client:
     turn: float  # when it last began to ask, or was asked to take an answer
     request: bytearray = field(default_factory=bytearray)
     answer: memoryview = field(default_factory=lambda: memoryview(b""))
+    rest: Iterator[bytes] = field(default_factory=lambda: iter(()))  # what follows answer
     last: bool = False  # close it once the answer is sent
 
 
-def answer_line(request: bytes, peer: Peer, handler: Handler) -> bytes:
-    """Return the line that answers one request."""
+def answer(request: bytes, peer: Peer, handler: Handler) -> Iterator[bytes]:
+    """Yield the line that answers one request, in pieces; there is at least one."""
     try:
-        return _line({"ok": True, "result": handler(_parse(request), peer)})
+        result = handler(_parse(request), peer)
     except OperatorError as error:
-        return _failure_line(error)
+        yield _failure_line(error)
+        return
+    if isinstance(result, dict) and any(isinstance(v, Iterator) for v in result.values()):
+        yield from _long_line(result)
+    else:
+        yield _line({"ok": True, "result": result})
+
+
+def _long_line(result: dict[str, Any]) -> Iterator[bytes]:
+    lead = b'{"ok": true, "result": {'
+    for key, value in result.items():
+        lead += json.dumps(key).encode() + b": "
+        if isinstance(value, Iterator):
+            lead += b"["
+            while rows := list(islice(value, ROWS)):
+                yield lead + json.dumps(rows).encode()[1:-1]
+                lead = b", "
+            lead = lead.removesuffix(b", ") + b"]"
+        else:
+            lead += json.dumps(value).encode()
+        lead += b", "
+    yield lead.removesuffix(b", ") + b"}}\n"
 
 
 def _parse(request: bytes) -> dict[str, Any]:
@@ -179,7 +204,8 @@ class ControlServer:
         if 0 <= end < LONGEST_REQUEST:
             line = bytes(client.request[:end])
             del client.request[: end + 1]
-            client.answer = memoryview(answer_line(line, client.peer, self._handler))
+            client.rest = answer(line, client.peer, self._handler)
+            client.answer = memoryview(next(client.rest))
         else:
             too_long = _refused(f"is longer than {LONGEST_REQUEST} octets")
             client.answer = memoryview(_failure_line(too_long))
@@ -199,6 +225,9 @@ class ControlServer:
         if client.answer:
             return
         client.turn = self._clock()
+        client.answer = memoryview(next(client.rest, b""))
+        if client.answer:
+            return  # the rest at later turns, with packets between them
         if client.last:
             self._close(client)
             return

@@ -7,7 +7,7 @@ about traffic it is told at most twice a second and connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypedDict
 
 from moatvpn.config import ConnectionConfig
@@ -198,9 +198,12 @@ class Engine:
         self._settle()
 
     def status(self, now: float) -> dict[str, Any]:
-        """Return every connection's row and the counters of drops, as a JSON object."""
+        """Return every connection's row and the counters of drops, as a JSON object.
+
+        The rows are made one by one, as they are asked for: thousands of them take a while.
+        """
         return {
-            "connections": [self._row(config, now) for config in self._connections],
+            "connections": self._rows(now),
             "drops": self._counters.snapshot(),
             "insecure": self._keys is not None,
             "strangers": [failure_detail(record, now) for record in self._ike.strangers()],
@@ -212,6 +215,12 @@ class Engine:
         return connection_detail(config, self._row(config, now))
 
     # Within
+
+    def _rows(self, now: float) -> Iterator[dict[str, Any]]:
+        for name in [config.name for config in self._connections]:
+            config = self._connections.get(name)
+            if config is not None:  # it may have gone since the first row
+                yield self._row(config, now)
 
     def _row(self, config: ConnectionConfig, now: float) -> dict[str, Any]:
         name = config.name

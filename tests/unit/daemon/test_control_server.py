@@ -18,9 +18,10 @@ from moatvpn.daemon.control import (
     LONGEST_REQUEST,
     MOST_CLIENTS,
     PATIENCE,
+    ROWS,
     ControlServer,
     Peer,
-    answer_line,
+    answer,
 )
 from moatvpn.drivers.loop import Loop
 from moatvpn.errors import OperatorError
@@ -34,6 +35,8 @@ def handler(request: dict[str, Any], peer: Peer) -> Any:
             return {"pid": peer.pid, "uid": peer.uid, "gid": peer.gid}
         case {"command": "big"}:
             return "x" * 3_000_000
+        case {"command": "rows", "number": number}:
+            return {"before": 1, "rows": iter(range(number)), "more": iter("ab"), "after": {}}
         case {"command": "refuse"}:
             raise OperatorError("that", "is refused", "Ask for this")
     return request
@@ -135,9 +138,30 @@ def test_what_is_no_object_is_refused(served: Served, request_line: bytes) -> No
 
 @given(st.binary(max_size=100).filter(lambda data: b"\n" not in data))
 def test_any_line_has_one_line_for_an_answer(data: bytes) -> None:
-    line = answer_line(data, ME, handler)
+    line = b"".join(answer(data, ME, handler))
     assert line.count(b"\n") == 1
     assert json.loads(line)["ok"] in (True, False)
+
+
+@pytest.mark.parametrize("number", [0, 1, ROWS - 1, ROWS, ROWS + 1, 5 * ROWS + 7])
+def test_a_long_answer_is_made_bit_by_bit(number: int) -> None:
+    pieces = list(answer(b'{"command": "rows", "number": %d}' % number, ME, handler))
+    assert len(pieces) == -(-number // ROWS) + 2
+    line = b"".join(pieces)
+    assert line.endswith(b"}\n")
+    result = {"before": 1, "rows": list(range(number)), "more": ["a", "b"], "after": {}}
+    assert json.loads(line) == {"ok": True, "result": result}
+
+
+def test_between_the_bits_of_a_long_answer_others_have_their_turn(served: Served) -> None:
+    slow, quick = served.client(), served.client()
+    slow.sendall(b'{"command": "rows", "number": 300000}\n')
+    assert served.ask(quick, b'{"command": "who"}\n')["ok"] is True
+    taken = bytearray()
+    while not taken.endswith(b"\n"):
+        taken += slow.recv(1 << 20)
+        served.run()
+    assert len(json.loads(taken)["result"]["rows"]) == 300_000
 
 
 def test_a_request_without_end_is_refused_and_the_client_closed(served: Served) -> None:
