@@ -25,6 +25,8 @@ from moatvpn.wire.algorithms import (
 )
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_PPK_ID = re.compile(r"[!-~]{1,64}")
+_PPK_SHAPE = "1 to 64 characters of ASCII, without spaces"
 # SubjectPublicKeyInfo of an Ed25519 key (RFC 8410): this prefix, then the 32 octets of the key.
 ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
@@ -63,6 +65,8 @@ class ConnectionConfig:
     esp_suites, ike_suites: what is offered or accepted, best first, for envelopes and for IKE.
     groups: the key exchange methods that are, likewise.
     post_quantum: whether ML-KEM-768 goes beside them: "off", "prefer" or "require".
+    ppk_id, ppk_file: the name of a postquantum pre-shared key that both sides have, and the file
+        with its secret (RFC 8784). ppk_required: whether there is no connection without it.
     pfs: whether each rekey of a CHILD_SA has a key exchange of its own.
     child_sas: "one" CHILD_SA for all networks, or one "per-pair" of networks, for peers that take
         no more (RFC 7296, 2.9); MOST_LINES at most. The side that calls goes by it.
@@ -90,6 +94,9 @@ class ConnectionConfig:
     ike_suites: tuple[CipherSuite, ...] = DEFAULT_SUITES
     groups: tuple[Group, ...] = DEFAULT_GROUPS
     post_quantum: PostQuantum = PostQuantum.PREFER
+    ppk_id: str | None = None
+    ppk_file: Path | None = None
+    ppk_required: bool = True
     pfs: bool = True
     child_sas: str = "one"
     request_addresses: bool = False
@@ -189,6 +196,9 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         ike_suites=get.members("ike_suites", CipherSuite, DEFAULT_SUITES),
         groups=get.members("groups", Group, DEFAULT_GROUPS),
         post_quantum=get.member("post_quantum", PostQuantum, PostQuantum.PREFER),
+        ppk_id=get.text("ppk_id", _PPK_ID, _PPK_SHAPE) if _has_ppk(get) else None,
+        ppk_file=get.path("ppk_file") if _has_ppk(get) else None,
+        ppk_required=get.flag("ppk_required", True),
         pfs=get.flag("pfs", True),
         child_sas=child_sas,
         request_addresses=get.flag("request_addresses", False),
@@ -206,6 +216,11 @@ def _pairs(local_selectors: Sequence[str], remote_selectors: Sequence[str]) -> i
     (ours6, theirs6) = (sum(":" in network for network in side) for side in sides)
     ours4, theirs4 = len(local_selectors) - ours6, len(remote_selectors) - theirs6
     return ours4 * theirs4 + ours6 * theirs6
+
+
+def _has_ppk(get: Record) -> bool:
+    """Return whether there is a PPK. One setting without the other is then found missing."""
+    return any(get.record.get(key) is not None for key in ("ppk_id", "ppk_file"))
 
 
 def _check_needs(get: Record, authentication: str) -> None:

@@ -34,7 +34,7 @@ from network import (
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.ike_cipher import sealing_key
-from moatvpn.ike import init
+from moatvpn.ike import extensions
 from moatvpn.ike.fragmentation import (
     LONGEST_MESSAGE,
     MOST_FRAGMENTS,
@@ -193,7 +193,7 @@ def test_the_first_fragment_again_gets_the_whole_answer_again() -> None:
 def test_a_peer_without_fragmentation_gets_messages_whole() -> None:
     network = Network()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(init, "_extensions", lambda sa, _: [])
+        patch.setattr(extensions, "offer", lambda sa, _: [])
         moat, portal = long_pair(network)
         network.run(1.0)
     assert connected(moat, portal)

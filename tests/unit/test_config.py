@@ -168,6 +168,10 @@ def test_the_daemon_s_certificate_and_crls() -> None:
         ("groups", []),
         ("post_quantum", "maybe"),
         ("post_quantum", True),
+        ("ppk_id", "two words"),
+        ("ppk_id", "x" * 65),
+        ("ppk_id", 5),
+        ("ppk_required", "yes"),
         ("groups", ["x25519", "x25519"]),
         ("pfs", "yes"),
         ("child_sas", "many"),
@@ -399,3 +403,15 @@ def test_python_is_the_data_plane_by_default() -> None:
     )
     with pytest.raises(ConfigError, match=r"data_plane: is 'fpga'\. Give one of auto, python, ker"):
         daemon_from_dict({"identity": "m1.example.net", "private_key": "/k", "data_plane": "fpga"})
+
+
+def test_a_ppk_has_a_name_and_a_file() -> None:
+    config = connection_from_dict({**LEAST, "ppk_id": "p1", "ppk_file": "/etc/moatvpn/ppk"})
+    assert (config.ppk_id, config.ppk_file) == ("p1", Path("/etc/moatvpn/ppk"))
+    assert config.ppk_required
+    assert connection_from_dict(connection_to_dict(config)) == config
+    for key, value in (("ppk_id", "p1"), ("ppk_file", "/etc/moatvpn/ppk")):
+        with pytest.raises(ConfigError, match="ppk_"):
+            connection_from_dict({**LEAST, key: value})
+    with pytest.raises(ConfigError, match="ppk_file"):
+        connection_from_dict({**LEAST, "ppk_id": "p1", "ppk_file": "relative"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moatvpn.crypto.prf import Prf
 from moatvpn.wire.algorithms import CipherSuite
@@ -61,6 +61,17 @@ def _expand(prf: Prf, suite: CipherSuite, skeyseed: bytes, seed: Seed) -> IkeKey
         stream = stream[length:]
     sk_d, sk_ai, sk_ar, sk_ei, sk_er, sk_pi, sk_pr = parts
     return IkeKeys(prf, suite, sk_d, sk_ei + sk_ai, sk_er + sk_ar, sk_pi, sk_pr)
+
+
+def with_ppk(keys: IkeKeys, ppk: bytes) -> IkeKeys:
+    """Return the keys of a new IKE SA with a PPK in those that need not be in use yet.
+
+    They are SK_d, SK_pi and SK_pr (RFC 8784, 3).
+    """
+    sk_d, sk_pi, sk_pr = (
+        keys.prf.expand(ppk, key, len(key)) for key in (keys.sk_d, keys.sk_pi, keys.sk_pr)
+    )
+    return replace(keys, sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr)
 
 
 def child_keys(

@@ -24,6 +24,7 @@ from moatvpn.daemon.log import LogCall
 from moatvpn.errors import OperatorError
 from moatvpn.ike.secrets import Certificates, ConnectionSecrets
 
+LEAST_PPK = 32  # octets: half of that is left against a quantum computer (RFC 8784, 6)
 LEAST_PSK = 16  # octets: less can be guessed from one recorded exchange (RFC 7296, 2.15)
 _LONGEST_PSK = 1024
 _LONGEST_FILE = 64 << 20
@@ -50,14 +51,22 @@ def read_psk(path: Path) -> bytes:
     Raises OperatorError where the file cannot be read or is open to others, and where the key is
     too short or too long.
     """
-    what = f"pre-shared key {path}"
+    return _read_secret(path, f"pre-shared key {path}", LEAST_PSK)
+
+
+def read_ppk(path: Path) -> bytes:
+    """Return the postquantum pre-shared key in the file at path, as read_psk does."""
+    return _read_secret(path, f"postquantum pre-shared key {path}", LEAST_PPK)
+
+
+def _read_secret(path: Path, what: str, least: int) -> bytes:
     remedy = "Make one with `umask 077; openssl rand -base64 32`, in a file of moatd's user"
     content = read_private(path, what, remedy)
-    psk = content.removesuffix(b"\n").removesuffix(b"\r")
-    if not LEAST_PSK <= len(psk) <= _LONGEST_PSK:
-        why = f"has {len(psk)} octets, not {LEAST_PSK} to {_LONGEST_PSK}"
+    secret = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not least <= len(secret) <= _LONGEST_PSK:
+        why = f"has {len(secret)} octets, not {least} to {_LONGEST_PSK}"
         raise OperatorError(what, why, remedy)
-    return psk
+    return secret
 
 
 class _Files(Generic[T]):
@@ -156,7 +165,8 @@ class Credentials:
         anchors = [self._anchors.get(path) for path in config.ca_files]
         # Thousands of connections that name the same CA share what was read of it.
         joined = anchors[0] if len(anchors) == 1 else TrustAnchors.joined(anchors)
-        return ConnectionSecrets(psk, joined if anchors else None)
+        ppk = None if config.ppk_file is None else read_ppk(config.ppk_file)
+        return ConnectionSecrets(psk, joined if anchors else None, ppk)
 
     def revocations(self) -> Sequence[RevocationList]:
         """Return the CRLs in force: as their files are now or, while one is broken, were before."""

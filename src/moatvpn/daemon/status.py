@@ -32,6 +32,7 @@ def connection_row(
         "suite": esp.suite,
         "child_sas": esp.child_sas,
         "key_exchange": ike.key_exchange,
+        "ppk": ike.ppk,
         "esn": esp.esn if sending else None,
         "established_for": _since(ike.established_at, now),
         "child_rekey_in": _until(ike.child_rekey_at, now),

@@ -21,13 +21,15 @@ class Answering:
     """Counts what connections allow. Adding one costs the same whatever they are.
 
     connections is how many wait to be called. udp is how many are to use UDP without a NAT, too;
-    policy is all that any of them allows, in the order of the enumerations, best first: of all
-    connections, since a portal may call a moat as well (callback.py).
+    ppks is how many have a PPK. policy is all that any of them allows, in the order of the
+    enumerations, best first: of all connections, since a portal may call a moat as well
+    (callback.py).
     """
 
     def __init__(self) -> None:
         self.connections = 0
         self.udp = 0
+        self.ppks = 0
         self.policy = IkePolicy((), ())
         self._suites: Counter[CipherSuite] = Counter()
         self._groups: Counter[Group] = Counter()
@@ -43,6 +45,7 @@ class Answering:
 
     def _count(self, config: ConnectionConfig, by: int) -> None:
         self.connections += by * (not config.initiate)
+        self.ppks += by * (config.ppk_id is not None)
         self.udp += by * (config.encapsulation == "udp")
         self._suites.update(dict.fromkeys(config.ike_suites, by))
         self._groups.update(dict.fromkeys(config.groups, by))

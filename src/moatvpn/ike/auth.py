@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from moatvpn.counters import DropReason
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import callback, configuration, mobike
+from moatvpn.ike import callback, configuration, mobike, ppk
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.certificate import claimed_names
@@ -102,8 +102,9 @@ class AuthTask(PlainTask):
         config = self._connection.config
         authentication = self._connection.authentication
         self._wanted = ours, theirs = self._connection.children.wanted()[0]
+        proof, ppk_notifies = self._proof()
         return [
-            *_proof(authentication, self._sa, self._secrets),
+            *proof,
             *certificate_request(authentication.authorities),
             (PayloadType.ID_R, encode_fqdn(config.remote_identity)),
             *configuration.request(config),
@@ -112,7 +113,17 @@ class AuthTask(PlainTask):
             (PayloadType.TS_R, encode_selectors(theirs)),
             (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
             *mobike.offer(self._sa),
+            *ppk_notifies,
         ]
+
+    def _proof(self) -> tuple[Payloads, Payloads]:
+        """Return our proof, with the PPK where there is to be one, and what is told of that."""
+        authentication, key = self._connection.authentication, self._connection.ppk
+        if key is None or not self._secrets.use_ppk:
+            return _proof(authentication, self._sa, self._secrets), ()
+        without = None if key.required else _proof(authentication, self._sa, self._secrets)
+        ppk.mix(self._sa, self._secrets, key)
+        return _proof(authentication, self._sa, self._secrets), ppk.notifies(key, without)
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Verify the responder and bring the connection up."""
@@ -124,6 +135,7 @@ class AuthTask(PlainTask):
             raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks IDr")
         sa = self._sa
         try:
+            ppk.take_answer(self._connection, sa, self._secrets, payloads)
             _verify(self._connection.authentication, sa, self._secrets, identity, payloads)
         except PeerError:
             sa.send(refusal_of(sa))  # the responder believes that all is well
@@ -199,6 +211,7 @@ def respond(
         (PayloadType.SA, encode_proposals([proposal])),
         (PayloadType.TS_I, encode_selectors(child.remote_ts)),
         (PayloadType.TS_R, encode_selectors(child.local_ts)),
+        *ppk.answer(sa),
     ]
     if mobike.agree(sa, payloads):
         answer += mobike.offer(sa)
@@ -239,7 +252,8 @@ def _identify(
         wanted = body_of(payloads, PayloadType.ID_R)
         if wanted is not None:
             _check_wanted(context, wanted)
-        _verify(connection.authentication, sa, secrets, identity, payloads)
+        proved = ppk.take_request(connection, sa, secrets, payloads)
+        _verify(connection.authentication, sa, secrets, identity, proved)
         if not connection.authentication.can_prove(secrets.hashes):
             raise ProofError("the peer cannot verify what our kind of key signs", _KEYS)
         _check_choice(sa, connection)

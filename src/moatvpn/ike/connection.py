@@ -21,6 +21,7 @@ from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import farewell
 from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.mobike import LivenessTask
+from moatvpn.ike.ppk import Ppk
 from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
@@ -38,7 +39,8 @@ class ConnectionStatus:
     """How a connection is doing. Times are those of the daemon's clock, in seconds.
 
     state is "established", "connecting" (we initiate) or "waiting" (for the peer to call).
-    key_exchange names those of the IKE SA, such as "x25519+mlkem768".
+    key_exchange names those of the IKE SA, such as "x25519+mlkem768"; ppk is the name of the PPK
+    that is in its keys.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ConnectionStatus:
     ike_rekey_at: float | None
     child_rekey_at: float | None
     key_exchange: str | None = None
+    ppk: str | None = None
     failure: FailureRecord | None = None
 
 
@@ -67,11 +70,13 @@ class Connection:
         context: Context,
         config: ConnectionConfig,
         authentication: Authentication,
+        ppk: Ppk | None,
         now: float,
     ) -> None:
         self._context = context
         self.config = config
         self.authentication = authentication
+        self.ppk = ppk
         self.failure: FailureRecord | None = None
         self._backoff = Backoff(context.fraction)
         self.sa: IkeSa | None = None
@@ -359,6 +364,7 @@ class Connection:
             spi_i=sa.spi_i if sa else b"",
             spi_r=sa.spi_r if sa else b"",
             key_exchange=sa.choice.key_exchange if sa and sa.choice else None,
+            ppk=self.ppk.identity if self.ppk is not None and sa and sa.ppk else None,
             established_at=sa.established_at if sa else None,
             ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
             child_rekey_at=self.children.next_rekey(),

@@ -28,6 +28,7 @@ from moatvpn.ike.failure import FailureError, failure_of
 from moatvpn.ike.fragmentation import Opened
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.ppk import ppk_for
 from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.secrets import NO_CERTIFICATES, NO_SECRETS, Certificates, ConnectionSecrets
 from moatvpn.ike.state import State
@@ -111,7 +112,8 @@ class IkeEndpoint:
             why = f"connection {other} has the identity {config.remote_identity}"
             raise OperatorError(config.name, why, "Delete that one first")
         authentication = authentication_for(context, config, secrets)
-        connection = Connection(context, config, authentication, now)
+        ppk = ppk_for(config, secrets)
+        connection = Connection(context, config, authentication, ppk, now)
         context.connections[config.name] = connection
         context.answering.add(config)
         context.authorities.update(authentication.authorities)

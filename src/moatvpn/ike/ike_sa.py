@@ -59,6 +59,7 @@ class IkeSa:
 
     choice: the algorithms that both have agreed on, once they have.
     fragmentation: both take messages in fragments (RFC 7383).
+    ppk: there is a PPK in its keys (RFC 8784).
     nat: whatever we exchange goes in UDP port 4500; behind_nat: because there is a NAT on our side.
     began_at: when the request that made it came in or left; 0 where a rekey made it.
     seen_as: the hash of our address as the peer saw it last, empty where it has not told yet.
@@ -77,6 +78,7 @@ class IkeSa:
     remote: Endpoint
     connection: str | None = None
     fragmentation: bool = False
+    ppk: bool = False
     nat: bool = False
     behind_nat: bool = False
     seen_as: bytes = b""

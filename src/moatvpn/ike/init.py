@@ -12,14 +12,14 @@ that, and what a stranger costs under load, is strangers.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import KeyExchange, answer_key_exchange, new_key_exchange
-from moatvpn.crypto.keymat import Seed, ike_keys
+from moatvpn.crypto.keymat import IkeKeys, Seed, ike_keys
 from moatvpn.crypto.signature_algorithms import SignatureHash
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.ike import nat
+from moatvpn.ike import extensions, nat
 from moatvpn.ike.context import Context
 from moatvpn.ike.failure import Failure, FailureError, failure_told
 from moatvpn.ike.ike_sa import IkeSa
@@ -28,7 +28,7 @@ from moatvpn.ike.proposal import IkePolicy, accept, choose, offer
 from moatvpn.ike.refusal import CriticalPayloadError, RefusalError
 from moatvpn.ike.state import State
 from moatvpn.ike.task import body_of, notifies_of
-from moatvpn.wire.algorithms import Group, Kem, Method, PostQuantum
+from moatvpn.wire.algorithms import Group, Kem, Method
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     HEADER_LENGTH,
@@ -68,7 +68,8 @@ class InitSecrets:
     exchange is the initiator's key of group; cookie is what the responder wants to hear again.
     kems are the additional key exchanges that are to come; int_auth_i, int_auth_r and rounds are
     what IKE_INTERMEDIATE has left for AUTH (RFC 9242, 3.3.2). hashes are those that the peer
-    verifies signatures with (RFC 7427, 4).
+    verifies signatures with (RFC 7427, 4). use_ppk: both have announced a PPK; keys_without are the
+    keys before it was mixed in (RFC 8784).
     """
 
     group: Group
@@ -84,6 +85,8 @@ class InitSecrets:
     int_auth_i: bytes = b""
     int_auth_r: bytes = b""
     rounds: int = 0
+    use_ppk: bool = False
+    keys_without: IkeKeys | None = field(default=None, repr=False)
 
     @property
     def int_auth(self) -> bytes:
@@ -127,39 +130,20 @@ def send_request(
         (PayloadType.SA, encode_proposals(offer(policy))),
         (PayloadType.KE, encode_ke(secrets.group.number, secrets.exchange.public)),
         (PayloadType.NONCE, secrets.nonce_i),
-        *_notifies(sa, force_udp, policy.post_quantum is not PostQuantum.OFF),
+        *_notifies(sa, force_udp, extensions.offer(sa, policy)),
     ]
     secrets.request = sa.plain(Exchange.IKE_SA_INIT, False, body)
     sa.next_request = 0
     sa.transmit((secrets.request,), None, now)
 
 
-def _notifies(sa: IkeSa, force_udp: bool, intermediate: bool) -> list[tuple[int, bytes]]:
+def _notifies(sa: IkeSa, force_udp: bool, more: list[Notify]) -> list[tuple[int, bytes]]:
     hashes = Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES)
-    notifies = [hashes, *_extensions(sa, intermediate)]
+    notifies = [hashes, *more]
     return [
         *nat.payloads(nat.Path(sa.spi_i, sa.spi_r, sa.local, sa.remote), force_udp),
         *((PayloadType.NOTIFY, notify.encode()) for notify in notifies),
     ]
-
-
-def _extensions(sa: IkeSa, intermediate: bool) -> list[Notify]:
-    """Return what we support beyond RFC 7296; a responder says what the initiator has said."""
-    extensions = (
-        (NotifyType.IKEV2_FRAGMENTATION_SUPPORTED, sa.initiator or sa.fragmentation),
-        (NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED, intermediate),
-    )
-    return [Notify(kind) for kind, supported in extensions if supported]
-
-
-def _supports_intermediate(notifies: Sequence[Notify]) -> bool:
-    return any(n.type == NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED for n in notifies)
-
-
-def _agree_on_extensions(sa: IkeSa, notifies: Sequence[Notify]) -> None:
-    """Take in what the peer supports: all that we do is announced by us, too."""
-    kinds = {notify.type for notify in notifies}
-    sa.fragmentation = NotifyType.IKEV2_FRAGMENTATION_SUPPORTED in kinds
 
 
 def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
@@ -256,7 +240,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     sent = Group.by_number(parse_ke(ke)[0])
     # Who it is we learn from IKE_AUTH only, which then checks what its connection allows.
     policy = context.answering.policy
-    if not _supports_intermediate(notifies):
+    if not extensions.supports_intermediate(notifies):
         policy = policy.without_additional()
     choice = choose(parse_proposals(body), policy, preferred=sent)
     if choice is None:
@@ -270,7 +254,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     # One connection that wants UDP decides for all, for the same reason.
     sa.nat = force_udp = context.answering.udp > 0
     _detect_nat(sa, notifies)
-    _agree_on_extensions(sa, notifies)
+    extensions.agree(sa, secrets, choice.kems, notifies)
     seed = Seed(nonce_i, nonce_r, sa.spi_i, sa.spi_r)
     sa.choice = choice
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
@@ -278,7 +262,7 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
         (PayloadType.SA, encode_proposals([choice.answer(b"")])),
         (PayloadType.KE, encode_ke(choice.group.number, ke_r)),
         (PayloadType.NONCE, nonce_r),
-        *_notifies(sa, force_udp, bool(choice.kems)),
+        *_notifies(sa, force_udp, extensions.answer(sa, secrets)),
         *context.certificate_requests(),
     ]
     secrets.request = data
@@ -337,8 +321,7 @@ def complete(
     choice = accept(parse_proposals(body), policy)
     if header.spi_r == NO_SPI or choice.group is not secrets.group or secrets.exchange is None:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-    if choice.kems and not _supports_intermediate(notifies):
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, "ML-KEM without IKE_INTERMEDIATE")
+    extensions.agree(sa, secrets, choice.kems, notifies)
     secrets.hashes = hash_algorithms(notifies)
     connection = sa.context.connection_of(sa)
     if connection is None or not connection.authentication.can_prove(secrets.hashes):
@@ -350,7 +333,6 @@ def complete(
     sa.choice = choice
     secrets.nonce_r, secrets.response, secrets.kems = nonce_r, data, choice.kems
     _detect_nat(sa, notifies)
-    _agree_on_extensions(sa, notifies)
     seed = Seed(secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r)
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
     return True

@@ -230,7 +230,7 @@ def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys
     spis = (seed.spi_i, seed.spi_r)
     new = IkeSa(old.context, initiator, State.ESTABLISHED, *spis, old.local, old.remote)
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
-    new.choice, new.fragmentation = choice, old.fragmentation
+    new.choice, new.fragmentation, new.ppk = choice, old.fragmentation, old.ppk
     new.mobility = old.mobility
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new

@@ -13,11 +13,13 @@ from moatvpn.crypto.trust import TrustAnchors
 class ConnectionSecrets:
     """What belongs to one connection and never stands in its settings, nor in any text.
 
-    psk: the pre-shared key. anchors: the CAs that may vouch for the peer.
+    psk: the pre-shared key. anchors: the CAs that may vouch for the peer. ppk: the postquantum
+    pre-shared key (RFC 8784).
     """
 
     psk: bytes | None = field(default=None, repr=False)
     anchors: TrustAnchors | None = field(default=None, repr=False)
+    ppk: bytes | None = field(default=None, repr=False)
 
 
 NO_SECRETS = ConnectionSecrets()
