@@ -39,6 +39,7 @@ charon {{
   retransmit_tries = 4
   half_open_timeout = 10
   fragment_size = 576
+  rsa_pss = yes
   plugins {{
     vici {{ socket = unix://{directory}/vici }}
   }}
@@ -140,6 +141,14 @@ class Charon(Namespace):
         path = self.directory / "swanctl" / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+    def remove(self, place: str) -> None:
+        """Remove a file, or a directory with all that is in it, from swanctl's directory."""
+        path = self.directory / "swanctl" / place
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def write_public_key(self, name: str, text: str) -> None:
         """Write a key, base64 of SubjectPublicKeyInfo, into the file NAME.pem."""

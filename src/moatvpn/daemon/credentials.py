@@ -26,6 +26,7 @@ from moatvpn.ike.secrets import Certificates, ConnectionSecrets
 
 LEAST_PPK = 32  # octets: half of that is left against a quantum computer (RFC 8784, 6)
 LEAST_PSK = 16  # octets: less can be guessed from one recorded exchange (RFC 7296, 2.15)
+RENEW_SECONDS = 14 * 86400.0  # before our certificate expires, the log says so at each start
 _LONGEST_PSK = 1024
 _LONGEST_FILE = 64 << 20
 
@@ -147,12 +148,14 @@ class Credentials:
         self._log = log
         self._anchors = _Files(_anchors)
         self._revocations = _Files(_revocations)
-        self._broken: set[Path] = set()
-        self.certificates = Certificates(
-            own_certificate(config, signer), wall_clock, self.revocations
-        )
+        self._wall_clock = wall_clock
+        self._said: set[tuple[Path, str]] = set()  # what is wrong with CRLs, until it is mended
+        own = own_certificate(config, signer)
+        self.certificates = Certificates(own, wall_clock, self.revocations)
         for path in self._crls:
             self._revocations.get(path)  # one that was never sound is not passed over
+        if own is not None:
+            self._warn_of_period(own)
 
     def secrets(self, config: ConnectionConfig) -> ConnectionSecrets:
         """Return what belongs to a connection; raise OperatorError where a file is not sound."""
@@ -172,14 +175,37 @@ class Credentials:
         """Return the CRLs in force: as their files are now or, while one is broken, were before."""
         found = []
         for path in self._crls:
+            broken = ""
             try:
                 crl: RevocationList | None = self._revocations.get(path)
-                self._broken.discard(path)
             except OperatorError as error:
                 crl = self._revocations.last(path)
-                if path not in self._broken:
-                    self._broken.add(path)
-                    self._log("error", f"the CRL read before stays in force: {error}")
+                broken = f"the CRL read before stays in force: {error}"
+            self._say(path, "error", broken)
             if crl is not None:
                 found.append(crl)
+                late = crl.next_due is not None and crl.next_due < self._wall_clock()
+                overdue = f"CRL {path} stays in force, but a newer one is due. Renew the file"
+                self._say(path, "warning", overdue if late else "")
         return found
+
+    def _say(self, path: Path, level: str, text: str) -> None:
+        """Log what is wrong with a CRL's file, once until it is mended; "" where nothing is."""
+        if text and (path, level) not in self._said:
+            self._log(level, text)
+            self._said.add((path, level))
+        elif not text:
+            self._said.discard((path, level))
+
+    def _warn_of_period(self, own: OwnCertificate) -> None:
+        """Log where our own certificate is not valid by our clock, or will not be for long."""
+        (first, last), now = own.period(), self._wall_clock()
+        if now < first:
+            text = "is not valid yet by our clock. Check the clock (NTP)"
+        elif now > last:
+            text = "has expired by our clock. Renew it, or check the clock (NTP)"
+        elif now > last - RENEW_SECONDS:
+            text = f"expires in {(last - now) / 86400:.1f} days. Renew it"
+        else:
+            return
+        self._log("warning", f"our certificate {text}")

@@ -183,6 +183,32 @@ def test_a_broken_crl_leaves_the_one_before_in_force_and_is_told_once(box: Box) 
     assert len(box.lines) == 2
 
 
+def test_an_overdue_crl_stays_in_force_and_is_told_once(box: Box) -> None:
+    moat = CA.issue("m1.example.net")
+    path = box.write("ca.crl", CA.crl(moat, after=NOW - 3 * DAY, until=NOW - DAY))
+    credentials = box.credentials(crls=(path,))
+    assert revoked(credentials, moat)
+    assert revoked(credentials, moat)
+    (line,) = box.lines
+    assert "a newer one is due" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"after": NOW + 1, "until": NOW + DAY}, "is not valid yet by our clock"),
+        ({"until": NOW - 1}, "has expired by our clock"),
+        ({"until": NOW + 5 * DAY}, "expires in 5.0 days"),
+        ({"until": NOW + 15 * DAY}, None),
+    ],
+)
+def test_our_own_certificate_is_watched(box: Box, changes: Any, why: str | None) -> None:
+    box.write("own.pem", CA.issue(NAME, key=ISSUED.key, **changes).pem)
+    box.credentials()
+    assert len(box.lines) == (why is not None)
+    assert why is None or why in box.lines[0]
+
+
 def test_a_crl_that_is_broken_at_the_start_stops_moatd(box: Box) -> None:
     with pytest.raises(OperatorError, match="is not a CRL"):
         box.credentials(crls=(box.write("ca.crl", b"broken"),))
