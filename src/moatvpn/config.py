@@ -124,6 +124,8 @@ class DaemonConfig:
         for IPsec.
     connections: the directory that holds one NAME.json for each connection.
     control_socket: where moatctl finds us. log_level: one of LOG_LEVELS.
+    wild_addresses: all IPv4 addresses that peers may reach us at, where there are several; peers
+        are told of them (RFC 4555).
     data_plane: one of DATA_PLANES: whether moatd carries the packets itself ("python"), or has the
         kernel do it, by an interface of the kind xfrm; "auto" is the kernel where it can.
     state: the directory of what outlives moatd, private to its user; None: nothing does.
@@ -139,6 +141,7 @@ class DaemonConfig:
     log_level: str = "info"
     certificate: Path | None = None
     crls: tuple[Path, ...] = ()
+    wild_addresses: tuple[str, ...] = ()
     data_plane: str = "python"
     state: Path | None = None
     insecure_write_keys_for_wireshark: Path | None = None
@@ -270,6 +273,7 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
         ),
         log_level=get.choice("log_level", LOG_LEVELS, "info"),
         crls=get.paths("crls") if "crls" in record else (),
+        wild_addresses=get.wild_addresses("wild_addresses"),
         data_plane=get.choice("data_plane", DATA_PLANES, "python"),
         **paths,
     )

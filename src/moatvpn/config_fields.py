@@ -168,8 +168,14 @@ class Record:
     def wild_address(self, key: str) -> str | None:
         """Take the address of a host on the wild side, which the drivers speak IPv4 on."""
         value = self.record.get(key)
-        if value is None:
-            return None
+        return None if value is None else self._wild(key, value)
+
+    def wild_addresses(self, key: str) -> tuple[str, ...]:
+        """Take a list of addresses of the wild side; none where it is left out."""
+        values = self.texts(key) if self.record.get(key, ()) else ()
+        return tuple(dict.fromkeys(self._wild(key, value) for value in values))
+
+    def _wild(self, key: str, value: object) -> str:
         try:
             # Of numbers and booleans, ipaddress would make addresses, too.
             address = ipaddress.IPv4Address(value if isinstance(value, str) else "")
@@ -177,7 +183,7 @@ class Record:
             why = f"is {short(value)}, and the wild side speaks IPv4 only"
             raise self.error(key, why, "Give an IPv4 address such as 198.51.100.2") from error
         if address.is_unspecified or address.is_multicast or address.is_reserved:
-            raise self.error(key, f"is {address}, which no host has", "Give the peer's own")
+            raise self.error(key, f"is {address}, which no host has", "Give one of a host")
         return str(address)
 
     def seconds(self, key: str, default: float, least: float) -> float:

@@ -259,6 +259,19 @@ def test_a_moat_finds_its_portal_at_its_other_address(said, moat_moves):
     assert connected(moat, portal)
 
 
+def test_a_moat_calls_its_restarted_portal_at_its_other_address():
+    network = Network()
+    moat, portal = two_homed(network)
+    network.peers.remove(portal)
+    again = Peer(PORTAL, SECOND, 97, portal.signer, own_hosts=(PORTAL_HOST, SECOND))
+    again.ike.add_connection(portal_config(moat), network.now)
+    network.join(again)
+    moat.ike.note_outbound("portal", network.now)
+    network.run(network.now + 25.0)
+    assert connected(moat, again)
+    assert peer_of(moat) == Endpoint(SECOND, NAT_PORT)
+
+
 def test_a_new_list_of_addresses_replaces_the_old_one():
     network = Network()
     moat, portal = two_homed(network)

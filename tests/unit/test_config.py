@@ -397,6 +397,16 @@ def test_data_planes(plane: str) -> None:
     assert daemon_from_dict(record).data_plane == plane
 
 
+def test_wild_addresses_of_a_portal() -> None:
+    least = {"identity": "portal.example.net", "private_key": "/k"}
+    assert daemon_from_dict(least).wild_addresses == ()
+    both = ["198.51.100.2", "203.0.113.2", "198.51.100.2"]
+    assert daemon_from_dict({**least, "wild_addresses": both}).wild_addresses == tuple(both[:2])
+    for wrong in (["2001:db8::1"], ["224.0.0.1"], "198.51.100.2", [5]):
+        with pytest.raises(ConfigError, match="wild_addresses"):
+            daemon_from_dict({**least, "wild_addresses": wrong})
+
+
 def test_python_is_the_data_plane_by_default() -> None:
     assert (
         daemon_from_dict({"identity": "m1.example.net", "private_key": "/k"}).data_plane == "python"

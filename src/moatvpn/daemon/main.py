@@ -84,6 +84,7 @@ class Daemon:
                 os.urandom,
                 local_address_towards,
                 certificates=credentials.certificates,
+                own_hosts=config.wild_addresses,
             )
             self._memory: PeerJournal | None = None
             if config.state is not None:

@@ -1,4 +1,4 @@
-"""Notice of changes of this machine's own addresses and links (rtnetlink(7))."""
+"""Notice of changes of this machine's own addresses, links and routes (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from moatvpn.errors import OperatorError
 
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
-_CHANGES = frozenset({16, 17, 20, 21})  # RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR
+_RTMGRP_IPV4_ROUTE = 0x40
+# RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELADDR, RTM_NEWROUTE, RTM_DELROUTE. Routes count, too:
+# which of our addresses leads to a peer is a matter of them, and a lease's route comes last.
+_CHANGES = frozenset({16, 17, 20, 21, 24, 25})
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 _LONGEST = 65536
 _BATCH = 64
@@ -21,7 +24,7 @@ _AT_MOST = 2.0
 
 
 def tells_of_change(data: bytes) -> bool:
-    """Return whether any of the netlink messages in data tells of a changed address or link."""
+    """Return whether any of the netlink messages in data tells of a change."""
     offset = 0
     while offset + _HEADER.size <= len(data):
         length, kind, *_ = _HEADER.unpack_from(data, offset)
@@ -73,7 +76,7 @@ class AddressMonitor:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
             )
             self._socket.setblocking(False)
-            self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR))
+            self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV4_ROUTE))
         except OSError as error:
             raise OperatorError(
                 "netlink socket",

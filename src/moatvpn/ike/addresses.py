@@ -35,7 +35,9 @@ class Addresses(Part):
     not answered there. changes counts those of the IKE SA.
     """
 
-    __slots__ = ("_context", "_guess", "_hold", "_seen", "_task", "changes", "peer")
+    __slots__ = (
+        "_calls", "_context", "_guess", "_hold", "_seen", "_task", "_told", "changes", "peer",
+    )  # fmt: skip
 
     def __init__(self, context: Context, connection: Connection) -> None:
         super().__init__(connection)
@@ -44,6 +46,8 @@ class Addresses(Part):
         self._seen: Seen | None = None  # what the peer's last update told of NATs
         self._hold = 0.0
         self._guess = False  # an envelope alone has told of the address that IKE speaks to
+        self._calls = 0  # since there was an IKE SA
+        self._told: tuple[str, ...] = ()  # further addresses of the peer, which outlive the IKE SA
         self.peer: Endpoint | None = None
         self.changes = 0
 
@@ -51,7 +55,14 @@ class Addresses(Part):
         """Start with the addresses of a fresh IKE SA: those of IKE_AUTH (RFC 4555, 3.3)."""
         self.peer, self._task, self._seen = sa.remote, None, None
         self._hold, self._guess = 0.0, False
+        self._calls, self._told = 0, sa.mobility.peer_hosts
         self.changes += 1
+
+    def where_to_call(self, configured: str) -> str:
+        """Return where to call the peer: where it is configured, then where it said it may be."""
+        hosts = tuple(dict.fromkeys((configured, *self._told)))
+        self._calls += 1
+        return hosts[(self._calls - 1) % len(hosts)]
 
     def handed_over(self, sa: IkeSa, now: float) -> None:
         """Take in that sa replaces the IKE SA: what that one has in flight may go unanswered."""
@@ -176,7 +187,7 @@ class Addresses(Part):
         if sa is None:
             return
         if request.hosts is not None:
-            sa.mobility.peer_hosts = request.hosts
+            sa.mobility.peer_hosts = self._told = request.hosts
         if request.update:
             self._seen = request.seen
             self._point(sa, request.local, request.remote)

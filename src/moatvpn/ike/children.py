@@ -7,7 +7,7 @@ used at a time, and the others are replaced, or redundant (2.8.1).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moatvpn.config import MOST_LINES
@@ -111,6 +111,8 @@ class Children(Part):
         self, sa: IkeSa, child: ChildSa, replaces: int | None, activate: bool, now: float
     ) -> ChildRecord:
         """Enter a CHILD_SA and hand it to the data plane. activate: send on it at once."""
+        if self._sa is not None and child.udp != self._sa.nat:
+            child = replace(child, udp=self._sa.nat)  # sa was replaced, and a NAT has come or gone
         lifetime = self._connection.config.child_lifetime * self._context.lifetime_part()
         ends = self._context.scheduler.at(now + lifetime, lambda at: self.rekey(child.spi_in, at))
         record = self.records[child.spi_in] = ChildRecord(child, ends, active=activate)

@@ -102,13 +102,14 @@ class Connection:
         self._retry = self._context.scheduler.at(when, self.begin)
 
     def begin(self, now: float) -> None:
-        """Start an IKE SA with the configured address, with everything fresh, if one is needed."""
+        """Start an IKE SA where the peer is configured, with everything fresh, if one is needed."""
         address = self.config.remote_address
         needed = self.sa is None or self.sa.silent
         if self._removed or address is None or not needed:
             return
         self._drop_attempt()
-        if self.attempt_at(Endpoint(address, IKE_PORT), IKE_PORT, now) is None:
+        host = self.addresses.where_to_call(address)
+        if self.attempt_at(Endpoint(host, IKE_PORT), IKE_PORT, now) is None:
             self._retry_at(now + RETRY_SECONDS)
 
     def attempt_at(self, remote: Endpoint, port: int, now: float) -> IkeSa | None:

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from moatvpn.drivers.netlink import Debounce, tells_of_change
 
-NEW_LINK, DEL_LINK, NEW_ADDRESS, DEL_ADDRESS, NEW_ROUTE = 16, 17, 20, 21, 24
+NEW_LINK, DEL_LINK, NEW_ADDRESS, DEL_ADDRESS, NEW_ROUTE, DEL_ROUTE = 16, 17, 20, 21, 24, 25
+NEW_NEIGHBOUR = 28
+CHANGES = {NEW_LINK, DEL_LINK, NEW_ADDRESS, DEL_ADDRESS, NEW_ROUTE, DEL_ROUTE}
 
 
 def message(kind: int, body: bytes = b"") -> bytes:
@@ -19,25 +21,24 @@ def message(kind: int, body: bytes = b"") -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 1, 0) + body + padding
 
 
-@pytest.mark.parametrize("kind", [NEW_LINK, DEL_LINK, NEW_ADDRESS, DEL_ADDRESS])
-def test_addresses_and_links_are_changes(kind: int) -> None:
+@pytest.mark.parametrize("kind", sorted(CHANGES))
+def test_addresses_links_and_routes_are_changes(kind: int) -> None:
     assert tells_of_change(message(kind, bytes(8)))
 
 
 def test_a_change_behind_other_messages_is_seen() -> None:
-    assert tells_of_change(message(NEW_ROUTE, bytes(5)) + message(NEW_ADDRESS))
-    assert not tells_of_change(message(NEW_ROUTE, bytes(5)) + message(NEW_ROUTE))
+    assert tells_of_change(message(NEW_NEIGHBOUR, bytes(5)) + message(NEW_ADDRESS))
+    assert not tells_of_change(message(NEW_NEIGHBOUR, bytes(5)) + message(NEW_NEIGHBOUR))
 
 
 def test_a_length_of_zero_ends_the_reading() -> None:
-    assert not tells_of_change(struct.pack("=IHHII", 0, NEW_ROUTE, 0, 1, 0) + message(NEW_LINK))
+    assert not tells_of_change(struct.pack("=IHHII", 0, NEW_NEIGHBOUR, 0, 1, 0) + message(NEW_LINK))
 
 
 @given(st.binary(max_size=200))
 def test_any_octets_come_to_an_end(data: bytes) -> None:
     kinds = {int.from_bytes(data[at + 4 : at + 6], sys.byteorder) for at in range(0, 200, 4)}
-    changes = {NEW_LINK, DEL_LINK, NEW_ADDRESS, DEL_ADDRESS}
-    assert not tells_of_change(data) or kinds & changes
+    assert not tells_of_change(data) or kinds & CHANGES
 
 
 def test_a_flock_of_changes_is_one() -> None:
