@@ -76,7 +76,8 @@ class ConnectionConfig:
         local_selectors: its addresses, resolvers, and the domains that they are for.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
-    dpd_interval: seconds of silence from the peer after which it is asked whether it lives.
+    dpd_interval: seconds of silence from the peer after which it is asked whether it lives, up to a
+        fifth earlier by jitter.
     """
 
     name: str

@@ -11,6 +11,7 @@ from network import (
     Network,
     Peer,
     connected,
+    exchange_of,
     many,
     moat_config,
     nat,
@@ -20,6 +21,7 @@ from network import (
 
 from moatvpn.ike.events import PeerMoved
 from moatvpn.wire.endpoint import KEEPALIVE, NAT_PORT, Endpoint
+from moatvpn.wire.ike_header import Exchange
 
 OUTSIDE = Endpoint("203.0.113.7", 10000)
 
@@ -115,3 +117,24 @@ def test_many_moats_do_not_rekey_at_once():
         for tenth in range(10):
             start = 0.8 * lifetime + tenth * span / 10
             assert sum(start <= t < start + span / 10 for t in times) < len(times) / 3
+
+
+def test_moats_in_step_fall_out_of_it():
+    """After an outage, thousands would ask at once for ever whether their portal lives."""
+    network = Network()
+    moats, portal = many(network, 40)
+    network.run(60.0)  # all came up within START_SPREAD
+    asked: list[float] = []
+
+    def note() -> None:
+        asked.extend(
+            network.now for d in network.log if exchange_of(d) == (Exchange.INFORMATIONAL, False)
+        )
+        network.log.clear()
+
+    network.log.clear()
+    network.each_step = note
+    network.run(network.now + moat_config(portal).dpd_interval)
+    assert len(asked) >= len(moats)
+    busiest = max(sum(start <= when < start + 0.5 for when in asked) for start in asked)
+    assert busiest < len(moats) / 3

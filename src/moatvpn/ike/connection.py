@@ -32,6 +32,8 @@ RETRY_SECONDS = 1.0
 START_SPREAD = 0.2  # seconds over which connections of one box start, so that they don't at once
 KEEPALIVE_SECONDS = 20.0  # without a packet to the peer, from behind a NAT (RFC 3948, 4)
 UNANSWERED_SECONDS = 2.0  # traffic out and none in for this long: ask whether the peer lives
+# The least part of dpd_interval. Moats that an outage has brought into step fall out of it again.
+LIVENESS_PART = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class Connection:
         if old is not None:
             old.close()
         self._last_inbound = now
-        self._watch_at(now + self.config.dpd_interval)
+        self._watch_from(now)
 
     def configured(self, assigned: Assigned) -> None:
         """Take in what the peer has assigned to us."""
@@ -249,19 +251,22 @@ class Connection:
         self._unanswered = None
         self.check_liveness(now)
 
-    def _watch_at(self, when: float) -> None:
+    def _watch_from(self, since: float) -> None:
+        """Ask the peer whether it lives, if nothing of it comes from that time on."""
         if self._watch is not None:
             self._watch.cancel()
+        part = LIVENESS_PART + (1 - LIVENESS_PART) * self._context.fraction()
+        when = since + part * self.config.dpd_interval
         self._watch = self._context.scheduler.at(when, self._look)
 
     def _look(self, now: float) -> None:
         if self.sa is None:
             return
-        due = self._last_inbound + self.config.dpd_interval
-        if due <= now:
+        if self._last_inbound + LIVENESS_PART * self.config.dpd_interval <= now:
             self.check_liveness(now)
-            due = now + self.config.dpd_interval
-        self._watch_at(due)
+            self._watch_from(now)
+        else:
+            self._watch_from(self._last_inbound)
 
     def check_liveness(self, now: float) -> None:
         """Ask the peer whether it lives, unless some request waits for it already."""
