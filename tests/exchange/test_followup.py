@@ -363,6 +363,32 @@ def test_a_child_sa_that_goes_meanwhile() -> None:
     assert not pending(portal)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_altered_and_cut_messages_are_counted_and_no_more(seed: int) -> None:
+    network = Network(seed)
+    moat, portal = quantum(network, dpd_interval=60.0)
+    draw = network.random
+
+    def spoil(datagram: Datagram) -> Datagram:
+        data = bytearray(datagram.data)
+        if draw.random() < 0.3:
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        elif draw.random() < 0.1:
+            del data[draw.randrange(len(data)) :]
+        return Datagram(bytes(data), datagram.local, datagram.remote)
+
+    network.rewrite = spoil
+    for kind in ("child", "ike"):
+        start(portal, kind, network)
+        network.run(network.now + 2.0)
+    network.rewrite = lambda datagram: datagram
+    network.run(network.now + 60.0)
+    assert connected(moat, portal)
+    assert tables(moat) == tables(portal) == SETTLED
+    assert not pending(moat) + pending(portal)
+    assert not portal.ike._context.reassembly._partials
+
+
 # Formulas
 
 

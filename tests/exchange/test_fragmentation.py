@@ -390,22 +390,35 @@ def test_a_response_in_fragments_has_to_be_awaited() -> None:
     assert drops(portal) == {DropReason.IKE_UNEXPECTED_MESSAGE_ID: 1}
 
 
-def test_strangers_together_hold_so_much_and_leave_the_rest_to_peers(
+def test_strangers_together_hold_so_much_and_the_oldest_gives_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("moatvpn.ike.fragmentation.MOST_OF_STRANGERS", 1000)
+    monkeypatch.setattr("moatvpn.ike.fragmentation.MOST_OF_STRANGERS", 3000)
     network = Network()
     moat, portal = established(network)
-    stranger = Peer("m2.example.net", "192.0.2.99", 5)
-    network.join(stranger)
-    stranger.ike.add_connection(moat_config(portal, local_selectors=NETWORKS), network.now)
-    network.lose = lambda d: is_fragment(d) and fragment_of(d)[0] == 1
-    network.run(network.now + 0.5)
-    assert portal.counters.value(DropReason.IKE_FRAGMENT_LIMIT) > 0
-    assert portal.ike._context.reassembly._held[True] <= 1000
+    strangers = []
+    for n in range(2, 7):
+        stranger = Peer(f"m{n}.example.net", f"192.0.2.{90 + n}", n)
+        network.join(stranger)
+        stranger.ike.add_connection(moat_config(portal, local_selectors=NETWORKS), network.now)
+        strangers.append(stranger)
+    network.lose = lambda d: is_fragment(d) and fragment_of(d)[0] > 2
+    network.run(network.now + 0.4)
+    assert len(portal.ike._context.half_open) == len(strangers)
+    assert 0 < waiting(portal) < len(strangers)
+    held = portal.ike._context.reassembly._held
+    assert held[True] <= 3000
+    # What is an authenticated peer's is no part of it.
     sa = sa_of(moat, "portal")
-    answers = [a for data in long_request(sa) for a in deliver(portal, sa, data, network.now)]
-    assert len(answers) == 1
+    *rest, last = long_request(sa, 6000)
+    for data in rest:
+        deliver(portal, sa, data, network.now)
+    assert held[False] > 3000
+    assert len(deliver(portal, sa, last, network.now)) == 1
+    network.lose = lambda _: False
+    network.run(network.now + 30.0)
+    assert not any(held.values())
+    assert not any(portal.ike._context.reassembly._keys.values())
 
 
 def test_padding_that_does_not_fit_is_malformed() -> None:

@@ -8,7 +8,8 @@
 
 Every fragment is sealed by itself, and nothing is kept of one that is not authentic. What is kept
 is bounded: one request and one response of each IKE SA, each no longer than a whole message may
-be, for as long as a peer would retransmit, and a total for strangers beside one for peers.
+be, for as long as a peer would retransmit, and a total for strangers beside one for peers. Where
+that is reached the oldest gives way: an honest message is whole after some milliseconds.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class Reassembly:
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._partials: dict[tuple[bytes, bool], _Partial] = {}
+        # Which of them are strangers', and which are not, the oldest first.
+        self._keys: dict[bool, dict[tuple[bytes, bool], None]] = {True: {}, False: {}}
         self._held = {True: 0, False: 0}  # octets, of strangers and of peers
 
     def __len__(self) -> int:
@@ -145,15 +148,14 @@ class Reassembly:
             stranger = sa.state is State.HALF_OPEN
             partial = _Partial(header, fragment.total, stranger, expires)
             self._partials[key] = partial
-        held, most = self._held[partial.stranger] + len(chain), MOST_OF_PEERS
-        if partial.stranger:
-            most = MOST_OF_STRANGERS
-        if held > most or partial.octets + len(chain) > MAX_MESSAGE_LENGTH:
+            self._keys[stranger][key] = None
+        if partial.octets + len(chain) > MAX_MESSAGE_LENGTH:
             self._forget(key)
-            raise PeerError(DropReason.IKE_FRAGMENT_LIMIT, "too much to keep")
+            raise PeerError(DropReason.IKE_FRAGMENT_LIMIT, "too long a message")
         partial.chains[fragment.number] = chain
         partial.octets += len(chain)
-        self._held[partial.stranger] = held
+        self._held[partial.stranger] += len(chain)
+        self._make_room(partial.stranger)
         if fragment.number == 1:
             partial.head = opened.head
         if len(partial.chains) < partial.total:
@@ -161,6 +163,12 @@ class Reassembly:
         self._forget(key)
         whole = b"".join(partial.chains[number] for number in range(1, partial.total + 1))
         return Opened(partial.head, whole + b"\0")
+
+    def _make_room(self, stranger: bool) -> None:
+        """Drop the oldest messages of strangers, or of peers, while they hold too much."""
+        most = MOST_OF_STRANGERS if stranger else MOST_OF_PEERS
+        while self._held[stranger] > most:
+            self._forget(next(iter(self._keys[stranger])))
 
     def forget(self, spi: bytes, response: bool) -> None:
         """Drop what waits of a request or a response to the IKE SA with this SPI of ours."""
@@ -171,6 +179,7 @@ class Reassembly:
         partial = self._partials.pop(key, None)
         if partial is not None:
             partial.expires.cancel()
+            del self._keys[partial.stranger][key]
             self._held[partial.stranger] -= partial.octets
 
 
