@@ -134,6 +134,8 @@ def check_connection_files(config: ConnectionConfig) -> None:
     """Raise OperatorError where a file that a connection names is not sound."""
     if config.psk_file is not None:
         read_psk(config.psk_file)
+    if config.ppk_file is not None:
+        read_ppk(config.ppk_file)
     for path in config.ca_files:
         _anchors(path)
 
