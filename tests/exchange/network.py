@@ -20,6 +20,7 @@ from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.ike.secrets import NO_CERTIFICATES, Certificates
+from moatvpn.ike.tickets import TicketKeys
 from moatvpn.wire.algorithms import PostQuantum
 from moatvpn.wire.endpoint import KEEPALIVE, Datagram, Endpoint
 
@@ -51,6 +52,7 @@ class Peer:
         limits: Limits = DEFAULT_LIMITS,
         own_hosts: tuple[str, ...] = (),
         certificates: Certificates = NO_CERTIFICATES,
+        tickets: TicketKeys | None = None,
     ) -> None:
         self.identity, self.host = identity, host
         self.signer = signer or new_signer()
@@ -65,6 +67,7 @@ class Peer:
             limits,
             own_hosts,
             certificates,
+            tickets,
         )
         self.events: list[IkeEvent] = []
         self.inbound: dict[int, ChildUp] = {}

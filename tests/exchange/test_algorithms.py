@@ -29,7 +29,7 @@ from network import (
 
 from moatvpn.counters import DropReason
 from moatvpn.ike.events import ChildUp, IkeDown, IkeRekeyed
-from moatvpn.ike.init import MOST_RESTARTS
+from moatvpn.ike.first import MOST_RESTARTS
 from moatvpn.wire.algorithms import CipherSuite, Group
 from moatvpn.wire.endpoint import Datagram
 from moatvpn.wire.ike_header import Exchange

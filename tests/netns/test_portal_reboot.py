@@ -129,6 +129,7 @@ def test_a_moat_behind_a_nat_is_called_through_it(fleet: Fleet) -> None:
 
 def test_a_disk_without_room_stops_nothing(fleet: Fleet) -> None:
     path = fleet.portal.directory / "peers.jsonl"
+    wait_for(lambda: len(fleet.remembered()) == MOATS, "all are remembered", 5)
     path.unlink()
     path.mkdir()  # neither read nor written nor replaced
     fleet.portal.kill(signal.SIGKILL)

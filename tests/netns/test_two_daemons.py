@@ -134,6 +134,20 @@ def test_a_killed_daemon_is_back_soon(pair: Pair, who: str) -> None:
     assert pair.wait_until_up(5) < 5
 
 
+def test_a_killed_portal_is_resumed_by_a_ticket(pair: Pair) -> None:
+    wait_for(lambda: pair.moat.connection("portal1")["ticket"], "a ticket", 5)
+    wait_for((pair.portal.directory / "ticket-keys.json").exists, "the ticket keys", 5)
+    before = pair.moat.connection("portal1")["resumptions"]
+    pair.portal.kill(signal.SIGKILL)
+    # Without the peers' addresses the portal does not call, so it is the moat's turn.
+    (pair.portal.directory / "peers.jsonl").unlink(missing_ok=True)
+    pair.portal.start()
+    assert pair.wait_until_up(5) < 5
+    moat, portal = pair.moat.connection("portal1"), pair.portal.connection("m0001")
+    assert (moat["resumed"], portal["resumed"]) == (True, True)
+    assert (moat["resumptions"], portal["resumptions"]) == (before + 1, 1)
+
+
 def test_both_killed_at_once(pair: Pair) -> None:
     for box in (pair.moat, pair.portal):
         box.kill(signal.SIGKILL)

@@ -51,6 +51,11 @@ def rekeyed_ike_keys(
     return _expand(prf, suite, skeyseed, seed)
 
 
+def resumed_ike_keys(prf: Prf, suite: CipherSuite, sk_d: bytes, seed: Seed) -> IkeKeys:
+    """Return the keys of an IKE SA that resumes the one with SK_d sk_d (RFC 5723, 5.1)."""
+    return _expand(prf, suite, prf.compute(sk_d, b"Resumption" + seed.nonce_i + seed.nonce_r), seed)
+
+
 def _expand(prf: Prf, suite: CipherSuite, skeyseed: bytes, seed: Seed) -> IkeKeys:
     n, e, a = prf.length, suite.key_length + suite.salt_length, suite.integrity_key_length
     octets = seed.nonce_i + seed.nonce_r + seed.spi_i + seed.spi_r

@@ -29,12 +29,14 @@ from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
 from moatvpn.daemon.planes import Planes
 from moatvpn.daemon.state import PeerJournal
+from moatvpn.daemon.ticketfile import TicketKeyFile
 from moatvpn.drivers.clock import monotonic, wall_clock
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
 from moatvpn.drivers.udp import local_address_towards
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.ike.endpoint import IkeEndpoint
+from moatvpn.ike.tickets import TicketKeys
 
 # Python looks for cyclic garbage among what is young, and as good as never among everything: with
 # 10,000 tunnels that takes a second, in which nothing moves. Tunnels leave none behind.
@@ -57,6 +59,14 @@ def read_connection(path: Path) -> ConnectionConfig:
         why = f"is {config.name!r}"
         raise ConfigError(f"{path}: name", why, f"Call the file {config.name}.json")
     return config
+
+
+def _ticket_keys(state: Path | None, log: Log) -> TicketKeys:
+    """Return what makes tickets, with the keys of before our restart where they were kept."""
+    if state is None:
+        return TicketKeys(os.urandom, wall_clock)
+    file = TicketKeyFile(state, log)
+    return TicketKeys(os.urandom, wall_clock, file.load(), file.save)
 
 
 class Daemon:
@@ -85,6 +95,7 @@ class Daemon:
                 local_address_towards,
                 certificates=credentials.certificates,
                 own_hosts=config.wild_addresses,
+                tickets=_ticket_keys(config.state, log),
             )
             self._memory: PeerJournal | None = None
             if config.state is not None:

@@ -8,5 +8,6 @@ import time
 # one that did would find its peer's silence out by itself when it wakes.
 monotonic = time.monotonic
 
-# Seconds since the epoch, for nothing but the validity of certificates: it may be set at any time.
+# Seconds since the epoch, which go on over a restart; only for what is valid until a certain time,
+# such as certificates and tickets: it may be set at any time.
 wall_clock = time.time

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 from moatvpn.counters import DropReason
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import callback, configuration, mobike, ppk
+from moatvpn.ike import callback, configuration, mobike, ppk, resumption
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.certificate import claimed_names
 from moatvpn.ike.authentication.contract import Authentication, Transcript
+from moatvpn.ike.authentication.ticket import TicketAuthentication
 from moatvpn.ike.context import Context
 from moatvpn.ike.failure import Failure, FailureError, ProofError, failure_of, failure_told
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import farewell, refusal_of
 from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.refusal import RefusalError
+from moatvpn.ike.resumption import ResumeSecrets
 from moatvpn.ike.task import Payloads, PlainTask, body_of, certificate_request, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
@@ -80,6 +82,13 @@ def _verify(
     authentication.verify(transcript, identity, payloads)
 
 
+def _method(connection: Connection, sa: IkeSa, secrets: InitSecrets) -> Authentication:
+    """Return what proves both sides: the ticket where there is one, or what is configured."""
+    if isinstance(secrets, ResumeSecrets) and sa.keys is not None:
+        return TicketAuthentication(connection.config, sa.keys, sa.initiator)
+    return connection.authentication
+
+
 class AuthTask(PlainTask):
     """IKE_AUTH as its initiator."""
 
@@ -100,9 +109,9 @@ class AuthTask(PlainTask):
         """Return the request's payloads."""
         self._spi = self._sa.context.new_child_spi()
         config = self._connection.config
-        authentication = self._connection.authentication
+        authentication = _method(self._connection, self._sa, self._secrets)
         self._wanted = ours, theirs = self._connection.children.wanted()[0]
-        proof, ppk_notifies = self._proof()
+        proof, ppk_notifies = self._proof(authentication)
         return [
             *proof,
             *certificate_request(authentication.authorities),
@@ -114,11 +123,12 @@ class AuthTask(PlainTask):
             (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
             *mobike.offer(self._sa),
             *ppk_notifies,
+            *resumption.ask(self._connection),
         ]
 
-    def _proof(self) -> tuple[Payloads, Payloads]:
+    def _proof(self, authentication: Authentication) -> tuple[Payloads, Payloads]:
         """Return our proof, with the PPK where there is to be one, and what is told of that."""
-        authentication, key = self._connection.authentication, self._connection.ppk
+        key = self._connection.ppk
         if key is None or not self._secrets.use_ppk:
             return _proof(authentication, self._sa, self._secrets), ()
         without = None if key.required else _proof(authentication, self._sa, self._secrets)
@@ -136,7 +146,8 @@ class AuthTask(PlainTask):
         sa = self._sa
         try:
             ppk.take_answer(self._connection, sa, self._secrets, payloads)
-            _verify(self._connection.authentication, sa, self._secrets, identity, payloads)
+            authentication = _method(self._connection, sa, self._secrets)
+            _verify(authentication, sa, self._secrets, identity, payloads)
         except PeerError:
             sa.send(refusal_of(sa))  # the responder believes that all is well
             raise
@@ -148,6 +159,7 @@ class AuthTask(PlainTask):
             raise
         mobike.agree(sa, payloads)
         self._connection.established(sa, child, now)
+        self._connection.tickets.take(sa, payloads, now)
         if assigned is not None:
             self._connection.configured(assigned)
 
@@ -192,7 +204,7 @@ def respond(
         sa.close()
         raise
     sa.connection = connection.config.name
-    answer = _proof(connection.authentication, sa, secrets)
+    answer = _proof(_method(connection, sa, secrets), sa, secrets)
     try:
         callback.settle(connection, sa)
         _refuse_nat(sa, payloads)
@@ -212,6 +224,7 @@ def respond(
         (PayloadType.TS_I, encode_selectors(child.remote_ts)),
         (PayloadType.TS_R, encode_selectors(child.local_ts)),
         *ppk.answer(sa),
+        *resumption.grant(connection, sa, payloads),
     ]
     if mobike.agree(sa, payloads):
         answer += mobike.offer(sa)
@@ -252,9 +265,11 @@ def _identify(
         wanted = body_of(payloads, PayloadType.ID_R)
         if wanted is not None:
             _check_wanted(context, wanted)
+        resumption.check(context, secrets, connection)
         proved = ppk.take_request(connection, sa, secrets, payloads)
-        _verify(connection.authentication, sa, secrets, identity, proved)
-        if not connection.authentication.can_prove(secrets.hashes):
+        authentication = _method(connection, sa, secrets)
+        _verify(authentication, sa, secrets, identity, proved)
+        if not authentication.can_prove(secrets.hashes):
             raise ProofError("the peer cannot verify what our kind of key signs", _KEYS)
         _check_choice(sa, connection)
     except PeerError as error:

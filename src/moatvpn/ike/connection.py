@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import init
+from moatvpn.ike import init, resumption
 from moatvpn.ike.addresses import Addresses
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.contract import Authentication
@@ -23,6 +23,7 @@ from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.mobike import LivenessTask
 from moatvpn.ike.ppk import Ppk
 from moatvpn.ike.rekey import RekeyIkeTask, hand_over
+from moatvpn.ike.resumption import Tickets
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Endpoint
@@ -43,6 +44,8 @@ class ConnectionStatus:
     state is "established", "connecting" (we initiate) or "waiting" (for the peer to call).
     key_exchange names those of the IKE SA, such as "x25519+mlkem768"; ppk is the name of the PPK
     that is in its keys.
+    resumed says whether the IKE SA began by a ticket (RFC 5723), resumptions how many have so far,
+    ticket whether there is one to resume this one with.
     """
 
     name: str
@@ -58,6 +61,9 @@ class ConnectionStatus:
     key_exchange: str | None = None
     ppk: str | None = None
     failure: FailureRecord | None = None
+    resumed: bool = False
+    resumptions: int = 0
+    ticket: bool = False
 
 
 class Connection:
@@ -85,6 +91,7 @@ class Connection:
         self.attempt: tuple[IkeSa, InitSecrets] | None = None
         self.children = Children(context, self)
         self.addresses = Addresses(context, self)
+        self.tickets = Tickets(self)
         self._retry: Deadline | None = None
         self._watch: Deadline | None = None
         self._unanswered: Deadline | None = None
@@ -120,10 +127,13 @@ class Connection:
         if host is None or self.attempt is not None or (self.sa is not None and not self.sa.silent):
             return None
         force_udp = self.config.encapsulation == "udp"
-        local, name = Endpoint(host, port), self.config.name
-        self.attempt = init.start(
-            self._context, name, local, remote, ike_policy(self.config), force_udp, now
-        )
+        context, local, name = self._context, Endpoint(host, port), self.config.name
+        ticket = self.tickets.usable(remote.host, now)
+        if ticket is not None:
+            self.attempt = resumption.start(context, name, local, remote, ticket, force_udp, now)
+        else:
+            policy = ike_policy(self.config)
+            self.attempt = init.start(context, name, local, remote, policy, force_udp, now)
         return self.attempt[0]
 
     def expects(self, host: str) -> bool:
@@ -158,6 +168,7 @@ class Connection:
         sa.move(State.ESTABLISHED)
         self.addresses.begin(sa)
         self.adopt(sa, now)
+        self.tickets.began(sa)
         self._context.events.append(IkeUp(self.config.name, sa.remote, sa.initiator))
         self.children.add(sa, child, None, True, now)
         for spi_in in old_children:
@@ -176,6 +187,7 @@ class Connection:
         """Make sa the IKE SA of this connection and plan its rekey."""
         self.sa = sa
         sa.connection = self.config.name
+        self.tickets.adopted(sa, now)
         sa.established_at = now
         self.addresses.handed_over(sa, now)
         self.expect_calls()
@@ -207,6 +219,8 @@ class Connection:
         """Take in that the peer deleted an IKE SA."""
         if sa is self.sa and sa.rival is not None and sa.rival[0].state is not State.CLOSED:
             hand_over(self, sa, sa.rival[0], now)
+        if sa is self.sa:
+            self.tickets.void()
         self.sa_failed(sa, "the peer deleted the IKE SA", now)
 
     # Liveness and addresses
@@ -320,6 +334,9 @@ class Connection:
         if self.attempt is not None and self.attempt[0] is sa:
             if not refused and self.config.initiate:
                 self._unreached(sa, now)
+            if sa.resumed:
+                self.tickets.failed(sa)
+                wait = 0.0  # the next call is a full one
             self._drop_attempt()
             if self.config.initiate:
                 self._retry_at(now + (wait or RETRY_SECONDS * self._context.fraction()))
@@ -339,6 +356,7 @@ class Connection:
         """End the IKE SA, which has no usable CHILD_SA any more: start over, both of us."""
         if self.sa is not None:
             self.sa.send(farewell(self.sa))
+            self.tickets.void()
             self.sa_failed(self.sa, reason, now)
 
     def remove(self, now: float) -> None:
@@ -375,4 +393,7 @@ class Connection:
             ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
             child_rekey_at=self.children.next_rekey(),
             failure=self.failure,
+            resumed=bool(sa) and self.tickets.resumed,
+            resumptions=self.tickets.count,
+            ticket=self.tickets.good,
         )

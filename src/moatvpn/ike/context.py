@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moatvpn.ike.connection import Connection
     from moatvpn.ike.ike_sa import IkeSa
     from moatvpn.ike.init import InitSecrets
+    from moatvpn.ike.tickets import TicketKeys
 
 # Takes the SPIs of an IKE SA, initiator's and responder's, and its keys.
 Reveal = Callable[[bytes, bytes, "IkeKeys"], None]
@@ -45,6 +46,7 @@ class Context:
         limits: Limits,
         own_hosts: Sequence[str],
         certificates: Certificates,
+        tickets: TicketKeys | None,
     ) -> None:
         self.identity = identity
         self.signer = signer
@@ -53,6 +55,7 @@ class Context:
         self.local_address = local_address
         self.own_hosts = own_hosts
         self.certificates = certificates
+        self.tickets = tickets
         self.scheduler = Scheduler()
         self.reassembly = Reassembly(self.scheduler)
         self.followups = Followups(self.scheduler, random)

@@ -12,13 +12,14 @@ from moatvpn.errors import OperatorError, PeerError
 from moatvpn.ike import (
     auth,
     create_child_response,
+    first,
     followup,
     informational,
     init,
     intermediate,
+    resumption,
     strangers,
 )
-from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.choose import authentication_for
 from moatvpn.ike.connection import Connection, ConnectionStatus
 from moatvpn.ike.context import Context, Reveal
@@ -33,6 +34,7 @@ from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.secrets import NO_CERTIFICATES, NO_SECRETS, Certificates, ConnectionSecrets
 from moatvpn.ike.state import State
 from moatvpn.ike.task import notifies_of
+from moatvpn.ike.tickets import TicketKeys
 from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_first import receiver_spi
 from moatvpn.wire.ike_header import (
@@ -45,6 +47,11 @@ from moatvpn.wire.ike_header import (
 from moatvpn.wire.ike_payloads import Notify, NotifyType
 from moatvpn.wire.selectors import MOST_SELECTORS
 
+# By the exchange of an IKE SA's first message.
+_FIRST: dict[int, first.Answer] = {
+    Exchange.IKE_SA_INIT: init.answer,
+    Exchange.IKE_SESSION_RESUME: resumption.answer,
+}
 Responder = Callable[[Connection, IkeSa, Sequence[RawPayload], int, float], None]
 _RESPONDERS: dict[int, Responder] = {
     Exchange.INFORMATIONAL: informational.respond,
@@ -68,8 +75,9 @@ class IkeEndpoint:
     identity is our FQDN; signer holds our key; counters takes the drops; random(n) gives n octets
     fit for keys; local_address(host) gives the address that we would send from to host, None where
     there is no way now; limits bounds what strangers cost; own_hosts are all addresses that peers
-    may reach us at, where there are several; certificates is for connections that use such. now is
-    seconds of a clock that never goes back.
+    may reach us at, where there are several; certificates is for connections that use such; tickets
+    makes those that IKE SAs are resumed with, None makes none. now is seconds of a clock that never
+    goes back.
     """
 
     def __init__(
@@ -82,9 +90,18 @@ class IkeEndpoint:
         limits: Limits = DEFAULT_LIMITS,
         own_hosts: Sequence[str] = (),
         certificates: Certificates = NO_CERTIFICATES,
+        tickets: TicketKeys | None = None,
     ) -> None:
         self._context = Context(
-            identity, signer, counters, random, local_address, limits, own_hosts, certificates
+            identity,
+            signer,
+            counters,
+            random,
+            local_address,
+            limits,
+            own_hosts,
+            certificates,
+            tickets,
         )
 
     def reveal_keys_to(self, reveal: Reveal) -> None:
@@ -227,9 +244,9 @@ class IkeEndpoint:
 
     def _receive(self, datagram: Datagram, now: float) -> None:
         header = parse_header(datagram.data)
-        is_init = header.exchange == Exchange.IKE_SA_INIT
-        if is_init and not header.response:
-            init.respond(self._context, header, datagram, now)
+        answer = _FIRST.get(header.exchange)
+        if answer is not None and not header.response:
+            first.respond(self._context, header, datagram, answer, now)
             return
         spi, other = (
             (header.spi_r, header.spi_i) if header.from_initiator else (header.spi_i, header.spi_r)
@@ -237,7 +254,7 @@ class IkeEndpoint:
         sa = self._context.ike_sas.get(spi)
         if sa is None or sa.initiator == header.from_initiator:
             raise PeerError(DropReason.IKE_UNKNOWN_SPI)
-        if is_init:
+        if answer is not None:
             self._init_response(sa, header, datagram, now)
             return
         if other != (sa.spi_r if sa.initiator else sa.spi_i):
@@ -257,21 +274,20 @@ class IkeEndpoint:
         connection = self._context.connection_of(sa)
         attempt = connection.attempt if connection is not None else None
         if sa.state is not State.INIT_SENT or connection is None or attempt is None:
-            raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT answered twice")
+            raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "first request answered twice")
         if header.message_id or attempt[0] is not sa:
             raise PeerError(DropReason.IKE_UNEXPECTED_MESSAGE_ID)
         secrets = attempt[1]
-        force_udp = connection.config.encapsulation == "udp"
-        policy = ike_policy(connection.config)
         try:
-            done = init.complete(sa, secrets, policy, header, datagram.data)
+            if isinstance(secrets, resumption.ResumeSecrets):
+                done = resumption.proceed(connection, sa, secrets, header, datagram.data, now)
+            else:
+                done = init.proceed(connection, sa, secrets, header, datagram.data, now)
         except FailureError as error:
             # In clear, so perhaps a lie: it is told to people, and ends nothing (2.21.1).
             connection.failed(error.failure, datagram.remote.host, now)
             raise
-        sa.take_response(0, Exchange.IKE_SA_INIT)
         if not done:
-            init.send_request(sa, secrets, policy, force_udp, now)
             return
         if (sa.nat or sa.mobility.nat_traversal) and sa.local.port != NAT_PORT:
             # Behind a NAT everything moves to port 4500, on both sides (2.23); so does whoever

@@ -65,6 +65,7 @@ class IkeSa:
     seen_as: the hash of our address as the peer saw it last, empty where it has not told yet.
     mobility: shared with the IKE SAs that this one replaces and that replace it.
     asked_via: our address and the peer's of the request that we are answering.
+    resumed: it goes on where another one was lost (RFC 5723).
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -86,6 +87,7 @@ class IkeSa:
     asked_via: tuple[Endpoint, Endpoint] | None = None
     sent_at: float = 0.0
     began_at: float = 0.0
+    resumed: bool = False
     choice: IkeChoice | None = None
     keys: IkeKeys | None = None
     established_at: float = 0.0

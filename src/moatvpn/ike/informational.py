@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from moatvpn.ike import mobike
+from moatvpn.ike import mobike, resumption
 from moatvpn.ike.failure import failure_told
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, PlainTask, notifies_of
@@ -118,6 +118,7 @@ def respond(
     if told:
         ours = tuple(record.child.spi_in.to_bytes(4, "big") for record in told)
         answer.append((PayloadType.DELETE, Delete(Protocol.ESP, ours).encode()))
+    answer += resumption.grant(connection, sa, payloads)
     sa.respond(Exchange.INFORMATIONAL, message_id, answer)
     connection.addresses.requested(request, now)
     for record in gone:

@@ -13,20 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.kex import KeyExchange, answer_key_exchange, new_key_exchange
 from moatvpn.crypto.keymat import IkeKeys, Seed, ike_keys
 from moatvpn.crypto.signature_algorithms import SignatureHash
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.ike import extensions, nat
+from moatvpn.ike import extensions, first, nat
+from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.context import Context
 from moatvpn.ike.failure import Failure, FailureError, failure_told
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.mobility import Mobility
 from moatvpn.ike.proposal import IkePolicy, accept, choose, offer
 from moatvpn.ike.refusal import CriticalPayloadError, RefusalError
-from moatvpn.ike.state import State
 from moatvpn.ike.task import body_of, notifies_of
 from moatvpn.wire.algorithms import Group, Kem, Method
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -54,10 +55,10 @@ from moatvpn.wire.ike_payloads import (
 )
 from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
 
-MOST_RESTARTS = 5  # of one attempt, on the word of an answer in clear
-HALF_OPEN_SECONDS = 10.0
+if TYPE_CHECKING:
+    from moatvpn.ike.connection import Connection
+
 NONCE_LENGTH = 32
-_LONGEST_COOKIE = 64  # octets (2.6)
 _HASHES = encode_hash_algorithms(tuple(SignatureHash))
 
 
@@ -106,10 +107,7 @@ def start(
     now: float,
 ) -> tuple[IkeSa, InitSecrets]:
     """Begin an IKE SA as its initiator: send the request, with a key of the first group."""
-    spi = context.new_ike_spi()
-    sa = IkeSa(context, True, State.INIT_SENT, spi, NO_SPI, local, remote, connection)
-    context.ike_sas[spi] = sa
-    sa.nat, sa.began_at = force_udp, now
+    sa = first.new_attempt(context, connection, local, remote, force_udp, now)
     group = policy.groups[0]
     key = new_key_exchange(group, context.random)
     secrets = InitSecrets(group, key, context.random(NONCE_LENGTH))
@@ -130,14 +128,15 @@ def send_request(
         (PayloadType.SA, encode_proposals(offer(policy))),
         (PayloadType.KE, encode_ke(secrets.group.number, secrets.exchange.public)),
         (PayloadType.NONCE, secrets.nonce_i),
-        *_notifies(sa, force_udp, extensions.offer(sa, policy)),
+        *notifies_about(sa, force_udp, extensions.offer(sa, policy)),
     ]
     secrets.request = sa.plain(Exchange.IKE_SA_INIT, False, body)
     sa.next_request = 0
     sa.transmit((secrets.request,), None, now)
 
 
-def _notifies(sa: IkeSa, force_udp: bool, more: list[Notify]) -> list[tuple[int, bytes]]:
+def notifies_about(sa: IkeSa, force_udp: bool, more: list[Notify]) -> list[tuple[int, bytes]]:
+    """Return the notifies of a first message: our addresses, our hashes, and more."""
     hashes = Notify(NotifyType.SIGNATURE_HASH_ALGORITHMS, _HASHES)
     notifies = [hashes, *more]
     return [
@@ -146,7 +145,7 @@ def _notifies(sa: IkeSa, force_udp: bool, more: list[Notify]) -> list[tuple[int,
     ]
 
 
-def _detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
+def detect_nat(sa: IkeSa, notifies: Sequence[Notify]) -> None:
     """Take in which of the two addresses the peer sees as another one than we do (2.23)."""
     # The request was hashed before the responder had chosen its SPI.
     spi_r = sa.spi_r if sa.initiator else NO_SPI
@@ -193,56 +192,19 @@ def refuse_critical(payloads: Sequence[RawPayload]) -> None:
             raise CriticalPayloadError(payload.type)
 
 
-def respond(context: Context, header: IkeHeader, datagram: Datagram, now: float) -> None:
-    """Answer an IKE_SA_INIT request. The same request again gets the same answer again."""
-    if not context.may_be_called_from(datagram.remote.host):
-        raise PeerError(DropReason.IKE_UNKNOWN_PEER, "nobody is expected to call here")
-    if header.message_id or not header.from_initiator or header.spi_r != NO_SPI:
-        raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "IKE_SA_INIT out of order")
-    remote = datagram.remote
-    known = context.half_open.get(header.spi_i, remote.host, remote.port)
-    secrets = context.init_secrets.get(known.spi_r) if known is not None else None
-    if known is not None and secrets is not None and secrets.request == datagram.data:
-        known.send(secrets.response)
-        return
-    sa = IkeSa(context, False, State.HALF_OPEN, header.spi_i, NO_SPI, datagram.local, remote)
-    try:
-        _accept(sa, header, datagram.data, now)
-        if known is not None:
-            known.close()  # it asks with a cookie now, say, and means this one
-    except RefusalError as refusal:
-        # Without a trace: whoever it was may ask again. The answer is no longer than the request.
-        answer = sa.plain(
-            Exchange.IKE_SA_INIT, True, [(PayloadType.NOTIFY, refusal.notify.encode())]
-        )
-        if len(answer) <= len(datagram.data):
-            sa.send(answer)
-        raise
-
-
-def _check_load(sa: IkeSa) -> None:
-    """Raise PeerError where too many are half open, of this address or in all."""
-    half_open, limits = sa.context.half_open, sa.context.gate.limits
-    if (
-        len(half_open) >= limits.half_open
-        or half_open.of_host(sa.remote.host) >= limits.half_open_of_host
-    ):
-        raise PeerError(DropReason.IKE_HALF_OPEN_LIMIT, "too many half-open IKE SAs")
-
-
-def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
+def answer(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
+    """Answer an IKE_SA_INIT request; raise RefusalError where nothing fits."""
     context = sa.context
-    _check_load(sa)
     payloads = parse_chain(header.next_payload, data[HEADER_LENGTH:])
     refuse_critical(payloads)
-    body, ke, nonce_i = _required(payloads)
+    offered, ke, nonce_i = _required(payloads)
     notifies = notifies_of(payloads)
     sent = Group.by_number(parse_ke(ke)[0])
     # Who it is we learn from IKE_AUTH only, which then checks what its connection allows.
     policy = context.answering.policy
     if not extensions.supports_intermediate(notifies):
         policy = policy.without_additional()
-    choice = choose(parse_proposals(body), policy, preferred=sent)
+    choice = choose(parse_proposals(offered), policy, preferred=sent)
     if choice is None:
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
     nonce_r = context.random(NONCE_LENGTH)
@@ -253,28 +215,19 @@ def _accept(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     sa.spi_r = context.new_ike_spi()
     # One connection that wants UDP decides for all, for the same reason.
     sa.nat = force_udp = context.answering.udp > 0
-    _detect_nat(sa, notifies)
+    detect_nat(sa, notifies)
     extensions.agree(sa, secrets, choice.kems, notifies)
     seed = Seed(nonce_i, nonce_r, sa.spi_i, sa.spi_r)
     sa.choice = choice
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
-    answer = [
+    body = [
         (PayloadType.SA, encode_proposals([choice.answer(b"")])),
         (PayloadType.KE, encode_ke(choice.group.number, ke_r)),
         (PayloadType.NONCE, nonce_r),
-        *_notifies(sa, force_udp, extensions.answer(sa, secrets)),
+        *notifies_about(sa, force_udp, extensions.answer(sa, secrets)),
         *context.certificate_requests(),
     ]
-    secrets.request = data
-    secrets.response = sa.plain(Exchange.IKE_SA_INIT, True, answer)
-    sa.cached_response = (secrets.response,)
-    sa.expected_request = 1
-    sa.began_at = now
-    context.ike_sas[sa.spi_r] = sa
-    context.half_open.add(sa)
-    context.init_secrets[sa.spi_r] = secrets
-    sa.close_at(now + HALF_OPEN_SECONDS)
-    sa.send(secrets.response)
+    first.open_half(sa, secrets, Exchange.IKE_SA_INIT, data, body, now)
 
 
 def answer_version(context: Context, datagram: Datagram, now: float) -> None:
@@ -288,14 +241,14 @@ def answer_version(context: Context, datagram: Datagram, now: float) -> None:
     if not context.may_be_called_from(datagram.remote.host) or not context.answers.allows(now):
         return
     spi_i, spi_r, exchange = asked.spi_i, asked.spi_r, asked.exchange
-    first, chain = encode_chain(
+    kind, chain = encode_chain(
         [(PayloadType.NOTIFY, Notify(NotifyType.INVALID_MAJOR_VERSION).encode())]
     )
     length = HEADER_LENGTH + len(chain)
     if length > len(datagram.data):
         return  # nobody gets more out of us than it has sent, perhaps in another's name
     ours = not asked.from_initiator
-    head = IkeHeader(spi_i, spi_r, first, exchange, ours, True, asked.message_id, length)
+    head = IkeHeader(spi_i, spi_r, kind, exchange, ours, True, asked.message_id, length)
     context.outbox.append(Datagram(head.encode() + chain, datagram.local, datagram.remote))
 
 
@@ -309,6 +262,8 @@ def complete(
     Raises PeerError for anything else; nothing in clear may end the attempt, so the caller counts
     it and keeps retransmitting (2.21.1).
     """
+    if header.exchange != Exchange.IKE_SA_INIT:
+        raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, f"response of type {header.exchange}")
     payloads = parse_chain(header.next_payload, data[HEADER_LENGTH:])
     refuse_critical(payloads)
     notifies = notifies_of(payloads)
@@ -332,10 +287,27 @@ def complete(
     sa.spi_r = header.spi_r
     sa.choice = choice
     secrets.nonce_r, secrets.response, secrets.kems = nonce_r, data, choice.kems
-    _detect_nat(sa, notifies)
+    detect_nat(sa, notifies)
     seed = Seed(secrets.nonce_i, nonce_r, sa.spi_i, sa.spi_r)
     sa.set_keys(ike_keys(choice.prf, choice.suite, shared, seed))
     return True
+
+
+def proceed(
+    connection: Connection,
+    sa: IkeSa,
+    secrets: InitSecrets,
+    header: IkeHeader,
+    data: bytes,
+    now: float,
+) -> bool:
+    """Take the response, as complete does, and send the request again where it has to be."""
+    policy = ike_policy(connection.config)
+    done = complete(sa, secrets, policy, header, data)
+    sa.take_response(0, Exchange.IKE_SA_INIT)
+    if not done:
+        send_request(sa, secrets, policy, connection.config.encapsulation == "udp", now)
+    return done
 
 
 def _must_restart(
@@ -345,15 +317,13 @@ def _must_restart(
 
     Anybody can ask, so only for a group that we have offered, and only so often.
     """
-    cookie = next((n.data for n in notifies if n.type == NotifyType.COOKIE), b"")
+    cookie = first.cookie_in(notifies)
     group = group_asked_for(notifies)
     if group not in policy.groups or group is secrets.group:
         group = None
-    if group is None and not 1 <= len(cookie) <= _LONGEST_COOKIE:
+    if group is None and not cookie:
         return False
-    if secrets.restarts == MOST_RESTARTS:
-        raise PeerError(DropReason.IKE_UNEXPECTED_EXCHANGE, "asked to start over again and again")
-    secrets.restarts += 1
+    first.count_restart(secrets)
     if group is None:
         secrets.cookie = cookie
     else:
