@@ -146,13 +146,13 @@ class Box(Namespace):
         self.public_key: str = self.ctl("identity", "create", "--private-key", str(self.key))[
             "public_key"
         ]
-        if data_plane == "kernel":
+        if data_plane != "python":
             self.ip("link", "add", "moat0", "type", "xfrm", "if_id", "7")
         else:
             self.ip("tuntap", "add", "moat0", "mode", "tun")
         # Without a link-local address the kernel sends nothing of its own into the tunnel.
         self.ip("link", "set", "moat0", "addrgenmode", "none")
-        mtu = "1400" if data_plane == "kernel" else "1500"
+        mtu = "1500" if data_plane == "python" else "1400"
         self.ip("link", "set", "moat0", "up", "mtu", mtu)
         settings = {
             "identity": identity,

@@ -35,6 +35,7 @@ from moatvpn.ike.events import (
     IkeEvent,
     IkeRekeyed,
     IkeUp,
+    LocalAddress,
     Notice,
     PeerMoved,
 )
@@ -252,6 +253,12 @@ class Engine:
         self._connections.remove(name)
         self._secrets.pop(name, None)
 
+    def _speaks_from(self, name: str, host: str) -> None:
+        """Take in from which of our addresses a connection is spoken.
+
+        A data plane whose envelopes leave by the kernel's routing need not know.
+        """
+
     def _settle(self) -> None:
         """Take what the IKE core has to tell: first what the data plane needs, then messages."""
         while (event := self._ike.next_event()) is not None:
@@ -286,6 +293,8 @@ class Engine:
                 self._esp.set_peer(connection, peer, udp=udp)
                 self._seen_at(connection, peer)
                 self._log("info", f"peer is at {peer} now, {_way(udp)}", connection)
+            case LocalAddress(connection, host):
+                self._speaks_from(connection, host)
             case IkeUp(connection, peer, initiator):
                 self._seen_at(connection, peer)
                 role = "initiator" if initiator else "responder"

@@ -43,10 +43,8 @@ class KernelEngine(Engine):
             self.carried(name, inbound, now)
         self.rekey_worn(now)
 
-    def local_address_changed(self, now: float) -> None:
-        """Take in that this machine's own addresses or links have changed."""
-        self._plane.local_address_changed()
-        super().local_address_changed(now)
+    def _speaks_from(self, name: str, host: str) -> None:
+        self._plane.set_local(name, host)
 
     def status(self, now: float) -> dict[str, Any]:
         """Return every connection's row and the counters of drops, as a JSON object."""

@@ -19,7 +19,7 @@ from moatvpn.drivers.kernel_plane import KernelPlane
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.drivers.tun import TunDevice
-from moatvpn.drivers.udp import UdpPort, local_address_towards
+from moatvpn.drivers.udp import UdpPort
 from moatvpn.drivers.xfrm_drops import KernelDrops
 from moatvpn.drivers.xfrm_interface import KIND, kind_of, open_interface
 from moatvpn.drivers.xfrm_probe import probe
@@ -111,7 +111,7 @@ class Planes:
         self._stack.enter_context(closing(xfrm))
         # Of a daemon before us: its keys are known to nobody any more.
         xfrm.clear()
-        plane = KernelPlane(xfrm, local_address_towards, self._log)
+        plane = KernelPlane(xfrm, self._log)
         drops = KernelDrops(interface)
         engine = KernelEngine(ike, plane, drops, self._counters, self._log, **beside)
         forwarder = KernelForwarder(engine, ports, self._counters, self._clock)

@@ -61,22 +61,20 @@ class News(NamedTuple):
 class KernelPlane:
     """All SAs of a box, in its kernel: an esp.dataplane.DataPlane.
 
-    local_address(host) gives the address that we would send to host from, None where there is no
-    way now. What the kernel refuses is said to log(level, text, connection): the packets that it
+    What the kernel refuses is said to log(level, text, connection): the packets that it
     would have been for are then dropped, as the interface drops all that has no policy and no SA.
     """
 
     def __init__(
         self,
         xfrm: Xfrm,
-        local_address: Callable[[str], str | None],
         log: Callable[[str, str, str | None], None],
     ) -> None:
         self._xfrm = xfrm
-        self._local_address = local_address
         self._log = log
         self._inbound: dict[int, KernelPair] = {}
         self._connections: dict[str, KernelConnection] = {}
+        self._locals: dict[str, str] = {}  # our address, by connection
         # By target and SPI, as the kernel names an SA in its news.
         self._sas: dict[tuple[str, int], KernelPair] = {}
         self._worn: list[KernelPair] = []
@@ -88,15 +86,17 @@ class KernelPlane:
     def install(self, child: ChildSa, peer: Endpoint, *, activate_outbound: bool) -> None:
         """Receive on a CHILD_SA from now on, and send on it at once if activate_outbound.
 
-        Raises MoatError where the inbound SPI is in use.
+        Raises MoatError where the inbound SPI is in use, and where set_local was not called before.
         """
         if child.spi_in in self._inbound:
             raise MoatError(f"inbound SPI {child.spi_in:#010x} is installed already")
         name = child.connection
         connection = self._connections.get(name)
         if connection is None:
+            local = self._locals.get(name)
+            if local is None:
+                raise MoatError(f"no address of ours is known for {name}")
             self._last_reqid += 1
-            local = self._local_address(peer.host) or ""
             connection = KernelConnection(name, peer, child.udp, local, self._last_reqid)
             self._connections[name] = connection
         else:
@@ -117,13 +117,8 @@ class KernelPlane:
             self._activate(pair)
 
     def _activate(self, pair: KernelPair) -> None:
-        connection = pair.connection
-        used = connection.used(pair.child.line)
-        if used is not None and used.serial > pair.serial:
-            return
-        pair.waiting = False
-        connection.use(pair)
-        self._route(connection)
+        if pair.connection.go_over_to(pair):
+            self._route(pair.connection)
 
     def remove(self, spi_in: int) -> None:
         """Forget a CHILD_SA, if there is one; packets for it alone are dropped from now on."""
@@ -136,6 +131,7 @@ class KernelPlane:
 
     def remove_connection(self, connection: str) -> None:
         """Forget a connection, if there is one: SAs, policies and statistics."""
+        self._locals.pop(connection, None)
         known = self._connections.get(connection)
         if known is None:
             return
@@ -152,7 +148,7 @@ class KernelPlane:
     def rekeys_wanted(self) -> list[str]:
         """Return the connections whose outbound SA nears its end, each once for each SA."""
         worn, self._worn = self._worn, []
-        return [p.connection.name for p in worn if p.connection.used(p.child.line) is p]
+        return [pair.connection.name for pair in worn if pair.connection.uses(pair)]
 
     def statistics(self, connection: str) -> EspStatistics:
         """Return what a connection has carried, all zero where there is none of that name."""
@@ -207,10 +203,13 @@ class KernelPlane:
             known.peer, known.udp = peer, udp
             self._move(known)
 
-    def local_address_changed(self) -> None:
-        """Take in that this machine's own addresses have changed."""
-        for connection in self._connections.values():
-            self._move(connection)
+    def set_local(self, connection: str, host: str) -> None:
+        """Send the connection's envelopes from host from now on, and receive them there."""
+        self._locals[connection] = host
+        known = self._connections.get(connection)
+        if known is not None and host != known.local:
+            known.local = host
+            self._move(known)
 
     def _move(self, connection: KernelConnection) -> None:
         """Put the connection's SAs between the addresses that are ours and the peer's now.
@@ -219,7 +218,6 @@ class KernelPlane:
         numbers and its window: no number is used twice, and no replay let in. Its IVs depend on a
         random number of the SA's own besides, as XFRM_MSG_MIGRATE has it, too.
         """
-        connection.local = self._local_address(connection.peer.host) or connection.local
         for pair in connection.pairs.values():
             for sa in pair.sas():
                 moved = pair.between(sa)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from moatvpn.drivers.xfrm_messages import KernelSa, SaState, Selector, Template, sequence_out
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.statistics import EspStatistics
+from moatvpn.esp.ways import Ways
 from moatvpn.wire.endpoint import NAT_PORT, Endpoint
 
 
 class KernelPair:
-    """The two SAs of one CHILD_SA; serial, waiting and reported as in esp.sad.Pair.
+    """The two SAs of one CHILD_SA: an esp.ways.Way; reported as in esp.sad.Pair.
 
     packets and octets are of raw packets, inbound first; sequence is the last outbound number that
     the kernel told us. before is what the SAs had carried that these two go on for.
@@ -67,40 +68,27 @@ class KernelPair:
             self.sequence = sequence_out(state.replay)
 
 
-class KernelConnection:
+class KernelConnection(Ways[KernelPair]):
     """A connection's pairs by inbound SPI, its addresses, and the policies that the kernel has.
 
-    udp and ways are as in esp.sad.Connection. reqid binds policies to SAs, and is the connection's
+    udp is as in esp.sad.Connection. reqid binds policies to SAs, and is the connection's
     alone. policies are by direction and selector.
     """
 
     def __init__(self, name: str, peer: Endpoint, udp: bool, local: str, reqid: int) -> None:
+        super().__init__()
         self.name = name
         self.peer = peer
         self.udp = udp
         self.local = local
         self.reqid = reqid
         self.pairs: dict[int, KernelPair] = {}
-        self.ways: tuple[KernelPair, ...] = ()
         self.policies: dict[tuple[int, Selector], Template] = {}
         self.packets, self.octets = [0, 0], [0, 0]  # of pairs that are gone
 
-    def used(self, line: int) -> KernelPair | None:
-        """Return the pair in use of a line, or None."""
-        return next((pair for pair in self.ways if pair.child.line == line), None)
-
-    def leader(self) -> KernelPair | None:
-        """Return the pair in use of the lowest line, which stands for the connection, or None."""
-        return min(self.ways, key=lambda pair: pair.child.line, default=None)
-
-    def use(self, pair: KernelPair) -> None:
-        """Send on pair from now on, in place of the one of its line."""
-        others = [way for way in self.ways if way.child.line != pair.child.line]
-        self.ways = tuple(sorted([pair, *others], key=lambda way: -way.serial))
-
     def forget(self, pair: KernelPair) -> None:
         """Take pair out, keeping what it has carried."""
-        self.ways = tuple(way for way in self.ways if way is not pair)
+        self.leave(pair)
         del self.pairs[pair.child.spi_in]
         for way in (0, 1):
             self.packets[way] += pair.packets[way]

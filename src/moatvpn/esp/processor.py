@@ -99,13 +99,8 @@ class EspProcessor:
             self._activate(pair)
 
     def _activate(self, pair: Pair) -> None:
-        connection = pair.connection
-        used = connection.used(pair.child.line)
-        if used is not None and used.serial > pair.serial:
-            return
-        pair.waiting = False
-        connection.use(pair)
-        self._route(connection, pair.child)
+        if pair.connection.go_over_to(pair):
+            self._route(pair.connection, pair.child)
 
     def _route(self, connection: Connection, child: ChildSa) -> None:
         """Give the connection the packets for all that it sends on; child is the one that is new.
@@ -150,9 +145,7 @@ class EspProcessor:
     def rekeys_wanted(self) -> list[str]:
         """Return the connections whose outbound SA nears its end, each once for each SA."""
         worn, self._worn = self._worn, []
-        return [
-            pair.connection.name for pair in worn if pair.connection.used(pair.child.line) is pair
-        ]
+        return [pair.connection.name for pair in worn if pair.connection.uses(pair)]
 
     def statistics(self, connection: str) -> EspStatistics:
         """Return what a connection has carried, all zero where there is none of that name."""

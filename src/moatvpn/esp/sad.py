@@ -5,6 +5,7 @@ from __future__ import annotations
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.sa import inbound_sa, outbound_sa
 from moatvpn.esp.selectors import Matcher
+from moatvpn.esp.ways import Ways
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.selectors import TrafficSelector
 
@@ -33,45 +34,31 @@ class Pair:
         self.reported = False
 
 
-class Connection:
+class Connection(Ways[Pair]):
     """A connection's pairs by inbound SPI, those in use for sending, and the peer's address.
 
-    udp: envelopes travel in UDP, which may change while the pairs live (RFC 4555, 3.5). ways has
-    the pair in use of each line, the one installed last first, for a packet to find its own. routed
-    are the selectors of the raw packets that the connection gets. The counts are of raw packets
-    that removed pairs have carried.
+    udp: envelopes travel in UDP, which may change while the pairs live (RFC 4555, 3.5). routed are
+    the selectors of the raw packets that the connection gets. The counts are of raw packets that
+    removed pairs have carried.
     """
 
     __slots__ = (
         "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer", "routed",
-        "udp", "ways",
+        "udp",
     )  # fmt: skip
 
     def __init__(self, name: str, peer: Endpoint, udp: bool) -> None:
+        super().__init__()
         self.name = name
         self.peer = peer
         self.routed: tuple[TrafficSelector, ...] = ()
         self.udp = udp
         self.pairs: dict[int, Pair] = {}
-        self.ways: tuple[Pair, ...] = ()
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
-
-    def used(self, line: int) -> Pair | None:
-        """Return the pair in use of a line, or None."""
-        return next((pair for pair in self.ways if pair.child.line == line), None)
-
-    def leader(self) -> Pair | None:
-        """Return the pair in use of the lowest line, which stands for the connection, or None."""
-        return min(self.ways, key=lambda pair: pair.child.line, default=None)
-
-    def use(self, pair: Pair) -> None:
-        """Send on pair from now on, in place of the one of its line."""
-        others = [way for way in self.ways if way.child.line != pair.child.line]
-        self.ways = tuple(sorted([pair, *others], key=lambda way: -way.serial))
 
     def forget(self, pair: Pair) -> None:
         """Take pair out, keeping what it has carried."""
-        self.ways = tuple(way for way in self.ways if way is not pair)
+        self.leave(pair)
         del self.pairs[pair.child.spi_in]
         self.packets_in += pair.inbound.packets
         self.octets_in += pair.inbound.octets

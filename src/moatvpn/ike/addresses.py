@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from moatvpn.ike.context import Context
-from moatvpn.ike.events import PeerMoved
+from moatvpn.ike.events import LocalAddress, PeerMoved
 from moatvpn.ike.mobike import PathTask, Request
 from moatvpn.ike.part import Part
 from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
@@ -57,6 +57,7 @@ class Addresses(Part):
         self._hold, self._guess = 0.0, False
         self._calls, self._told = 0, sa.mobility.peer_hosts
         self.changes += 1
+        self._tell_local(sa.local)
 
     def where_to_call(self, configured: str) -> str:
         """Return where to call the peer: where it is configured, then where it said it may be."""
@@ -79,8 +80,13 @@ class Addresses(Part):
             return
         self.changes += 1
         self._guess = False
+        if local.host != sa.local.host:
+            self._tell_local(local)
         for each in (sa, sa.rival[0] if sa.rival is not None else sa):
             each.local, each.remote = local, remote
+
+    def _tell_local(self, local: Endpoint) -> None:
+        self._context.events.append(LocalAddress(self._connection.config.name, local.host))
 
     def _move(self, sa: IkeSa, peer: Endpoint, udp: bool) -> None:
         """Send traffic to peer from now on."""

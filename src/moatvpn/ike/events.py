@@ -69,6 +69,17 @@ class PeerMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """The address of ours that the connection's peer sends to, and that we send from.
+
+    It comes before the first ChildUp of an IKE SA, and whenever it is another one.
+    """
+
+    connection: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class Configured:
     """The peer has assigned addresses and the like, in place of what it assigned before."""
 
@@ -93,6 +104,7 @@ IkeEvent = (
     | ChildActivate
     | ChildDown
     | PeerMoved
+    | LocalAddress
     | Configured
     | Notice
 )

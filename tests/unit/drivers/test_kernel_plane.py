@@ -88,15 +88,13 @@ class Box:
 
     def __init__(self) -> None:
         self.kernel = FakeKernel()
-        self.local: str | None = LOCAL
         self.logged: list[Any] = []
-        self.plane = KernelPlane(
-            self.kernel, lambda _: self.local, lambda *line: self.logged.append(line)
-        )
+        self.plane = KernelPlane(self.kernel, lambda *line: self.logged.append(line))
 
     def install(self, number: int = 1, *, activate: bool = True, **changes: Any) -> ChildSa:
         peer = changes.pop("peer", Endpoint(PEER, 4500))
         made = child(number, **changes)
+        self.plane.set_local(made.connection, LOCAL)
         self.plane.install(made, peer, activate_outbound=activate)
         return made
 
@@ -144,6 +142,11 @@ def test_an_spi_twice_is_a_mistake_of_ours(box: Box) -> None:
     box.install()
     with pytest.raises(MoatError, match="0x00001001 is installed already"):
         box.install()
+
+
+def test_without_an_address_of_our_own_there_is_no_sa(box: Box) -> None:
+    with pytest.raises(MoatError, match="no address of ours is known for m1"):
+        box.plane.install(child(), Endpoint(PEER, 4500), activate_outbound=True)
 
 
 def test_connections_do_not_share_a_reqid(box: Box) -> None:
@@ -257,11 +260,11 @@ def test_a_move_to_where_it_is_changes_nothing(box: Box) -> None:
     before = dict(box.kernel.sas)
     for _ in range(2):
         box.plane.set_peer("m1", Endpoint(PEER, 4500), udp=False)
-        box.plane.local_address_changed()
+        box.plane.set_local("m1", LOCAL)
     assert box.kernel.sas == before
     box.plane.set_peer("m1", Endpoint(MOVED, 4500), udp=False)
     moved = dict(box.kernel.sas)
-    box.plane.local_address_changed()
+    box.plane.set_local("m1", LOCAL)
     assert box.kernel.sas == moved
 
 
@@ -277,11 +280,7 @@ def test_a_nat_that_appears_puts_both_sas_into_udp(box: Box) -> None:
 
 def test_an_address_of_our_own_that_changes(box: Box) -> None:
     box.install(udp=True)
-    box.local = None
-    box.plane.local_address_changed()
-    assert (LOCAL, 0x1001) in box.kernel.sas
-    box.local = LOCAL2
-    box.plane.local_address_changed()
+    box.plane.set_local("m1", LOCAL2)
     assert set(box.kernel.sas) == {(LOCAL2, 0x1001), (PEER, 0x2001)}
     assert box.kernel.sas[PEER, 0x2001][0].source == LOCAL2
     assert box.kernel.policies[OUT, LEAVING][0].source == LOCAL2

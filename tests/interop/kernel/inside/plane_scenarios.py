@@ -39,11 +39,11 @@ add rule ip nat post udp sport 4500 snat to %s:5555
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
-    """A tunnel that is up, once as IP protocol 50 and once in UDP."""
+    """A tunnel that is up, once as IP protocol 50 and once in UDP; the portal chooses by itself."""
     directory = tmp_path_factory.mktemp("boxes")
     with (
         new_box(directory, "m", MOAT.identity, "kernel") as moat,
-        new_box(directory, "p", PORTAL.identity, "kernel") as portal,
+        new_box(directory, "p", PORTAL.identity, "auto") as portal,
     ):
         pair = Pair(moat, portal, request.param)
         pair.start()
