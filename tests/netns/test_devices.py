@@ -115,6 +115,14 @@ def test_raw_socket_carries_protocol_50(counters: Counters, tos: int) -> None:
     assert arrivals == [(b"\1\2\3\4envelope", Endpoint("127.0.0.1", 0), tos)]
 
 
+@pytest.mark.parametrize("tos", [0, 3])
+def test_raw_packets_leave_from_the_address_that_is_named(counters: Counters, tos: int) -> None:
+    with closing(RawEspSocket(counters)) as esp:
+        assert esp.send_esp(b"\1\2\3\4", Endpoint("127.0.0.5", 0), tos, "127.0.0.77")
+        arrivals = wait_for(esp.receive, "the packet", 5)
+    assert arrivals == [(b"\1\2\3\4", Endpoint("127.0.0.77", 0), tos)]
+
+
 def test_raw_packets_beyond_the_paths_mtu_are_fragmented_outside(counters: Counters) -> None:
     run("ip", "link", "set", "lo", "mtu", "1000")
     data = os.urandom(3000)
@@ -130,13 +138,16 @@ def test_raw_sending_without_a_route_is_counted(counters: Counters) -> None:
     assert counters.value(DropReason.OUT_SEND_FAILED) == 2
 
 
-def test_changes_of_addresses_and_links_are_heard(counters: Counters) -> None:
+def test_changes_of_addresses_links_and_routes_are_heard(counters: Counters) -> None:
     with closing(AddressMonitor()) as monitor:
         assert not monitor.changed()
         run("ip", "address", "add", "127.0.0.9/8", "dev", "lo")
         assert monitor.changed()
         assert not monitor.changed()
+        run("ip", "neighbour", "replace", "127.0.0.8", "lladdr", "02:00:00:00:00:01", "dev", "lo")
+        assert not monitor.changed()
         run("ip", "route", "add", "unreachable", "192.0.2.0/24")
+        assert monitor.changed()
         assert not monitor.changed()
         run("ip", "link", "set", "lo", "down")
         assert monitor.changed()

@@ -40,8 +40,11 @@ class Tun(Protocol):
 class EspSocket(Protocol):
     """Something that sends ESP packets."""
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
-        """Send one ESP packet under that TOS octet; return False where it was dropped (counted)."""
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
+        """Send one ESP packet under that TOS octet; return False where it was dropped (counted).
+
+        source is the address of ours to send it from, empty for the one that the kernel takes.
+        """
         ...
 
 

@@ -131,10 +131,10 @@ class MemoryRaw:
         """Return the ESP packets that wait now, at most limit of them."""
         return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
         """Send one ESP packet as IP protocol 50."""
-        source, destination = Endpoint(self._host.address, 0), Endpoint(peer.host, 0)
-        return self._host.send(WildPacket(data, source, destination, tos))
+        own, destination = Endpoint(source or self._host.address, 0), Endpoint(peer.host, 0)
+        return self._host.send(WildPacket(data, own, destination, tos))
 
 
 class MemoryQueue:
@@ -168,10 +168,10 @@ class MemoryUdp(MemoryQueue):
         packet = WildPacket(datagram.data, datagram.local, datagram.remote, ike=True)
         return self._host.send(packet)
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
         """Send one ESP packet in UDP."""
-        source = Endpoint(self._host.address, self.port)
-        return self._host.send(WildPacket(data, source, peer, tos))
+        own = Endpoint(source or self._host.address, self.port)
+        return self._host.send(WildPacket(data, own, peer, tos))
 
 
 class MemoryAddresses:

@@ -12,7 +12,7 @@ from moatvpn.drivers.sockets import (
     cannot_open,
     endpoint_of_octets,
     prepare,
-    tos_ancillary,
+    sent_with,
 )
 from moatvpn.errors import PeerError
 from moatvpn.wire.endpoint import Endpoint
@@ -79,11 +79,11 @@ class RawEspSocket:
             self._overflow.look()
         return arrivals
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
         """Send one ESP packet; what the kernel refuses is counted and lost, as IP may lose it."""
         try:
-            if tos:
-                self._socket.sendmsg((data,), (tos_ancillary(tos),), 0, (peer.host, 0))
+            if tos or source:
+                self._socket.sendmsg((data,), sent_with(tos, source), 0, (peer.host, 0))
             else:
                 self._socket.sendto(data, (peer.host, 0))
         except OSError:

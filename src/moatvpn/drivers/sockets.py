@@ -12,6 +12,7 @@ from moatvpn.wire.endpoint import Endpoint
 
 # Numbers of <linux/in.h> and <asm-generic/socket.h> that the socket module does not name.
 IP_PKTINFO = 8
+PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
 _SO_SNDBUFFORCE = 32
@@ -74,10 +75,19 @@ def cannot_open(what: str, error: OSError) -> OperatorError:
     return OperatorError(what, f"cannot be opened ({error.strerror})", remedy)
 
 
-@lru_cache(maxsize=64)
-def tos_ancillary(tos: int) -> Ancillary:
-    """Return the control message that sets the TOS octet (DSCP and ECN) of one packet."""
-    return (socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", tos))
+@lru_cache(maxsize=1024)
+def sent_with(tos: int, source: str) -> tuple[Ancillary, ...]:
+    """Return the control messages that set a packet's TOS octet and source address.
+
+    A TOS of 0 and an empty source leave them to the kernel. Raises OSError for what is no address.
+    """
+    ancillary: list[Ancillary] = []
+    if tos:
+        ancillary.append((socket.IPPROTO_IP, socket.IP_TOS, struct.pack("=i", tos)))
+    if source:
+        info = PKTINFO.pack(0, socket.inet_aton(source), bytes(4))
+        ancillary.append((socket.IPPROTO_IP, IP_PKTINFO, info))
+    return tuple(ancillary)
 
 
 # Forged sources may be many: the caches are bounded, and what falls out is only made again.

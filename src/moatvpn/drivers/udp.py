@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH, EspArrival
@@ -11,21 +10,21 @@ from moatvpn.drivers.sockets import (
     BUFFER,
     IP_PKTINFO,
     LONGEST,
+    PKTINFO,
     STRANGERS_BUFFER,
     Ancillary,
     Overflow,
     cannot_open,
     endpoint,
     prepare,
-    tos_ancillary,
+    sent_with,
 )
 from moatvpn.drivers.steering import bind_both
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram, Endpoint
 
 NON_ESP_MARKER = bytes(4)  # RFC 3948, 2.2: no SPI is zero
 _UDP_ENCAP, _UDP_ENCAP_ESPINUDP = 100, 2  # linux/udp.h
-_PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
-_ANCILLARY_SPACE = socket.CMSG_SPACE(_PKTINFO.size) + socket.CMSG_SPACE(4)
+_ANCILLARY_SPACE = socket.CMSG_SPACE(PKTINFO.size) + socket.CMSG_SPACE(4)
 
 
 def local_address_towards(host: str) -> str | None:
@@ -50,7 +49,7 @@ def _tos_and_local_host(ancillary: list[Ancillary]) -> tuple[int, str]:
         if kind == socket.IP_TOS:
             tos = value[0]
         elif kind == IP_PKTINFO:
-            local = socket.inet_ntoa(_PKTINFO.unpack(value[: _PKTINFO.size])[1])
+            local = socket.inet_ntoa(PKTINFO.unpack(value[: PKTINFO.size])[1])
     return tos, local
 
 
@@ -130,11 +129,10 @@ class UdpPort:
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
         try:
-            info = _PKTINFO.pack(0, socket.inet_aton(datagram.local.host), bytes(4))
             marked = self._framed and datagram.data != KEEPALIVE
             self._socket.sendmsg(
                 (NON_ESP_MARKER if marked else b"", datagram.data),
-                ((socket.IPPROTO_IP, IP_PKTINFO, info),),
+                sent_with(0, datagram.local.host),
                 0,
                 (datagram.remote.host, datagram.remote.port),
             )
@@ -143,12 +141,12 @@ class UdpPort:
             return False
         return True
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int) -> bool:
+    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
         """Send one ESP packet in UDP; what the kernel refuses is counted and lost."""
         try:
-            if tos:
+            if tos or source:
                 address = (peer.host, peer.port)
-                self._socket.sendmsg((data,), (tos_ancillary(tos),), 0, address)
+                self._socket.sendmsg((data,), sent_with(tos, source), 0, address)
             else:
                 self._socket.sendto(data, (peer.host, peer.port))
         except OSError:

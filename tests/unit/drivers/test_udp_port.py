@@ -106,6 +106,16 @@ def test_esp_carries_the_tos_octet_both_ways(framed: UdpPort, counters: Counters
     assert source == Endpoint("127.0.0.1", framed.port)
 
 
+@pytest.mark.parametrize("tos", [0, 3])
+def test_esp_leaves_from_the_address_that_is_named(framed: UdpPort, counters: Counters, tos: int):
+    with closing(UdpPort(0, counters, framed=True)) as other:
+        target = Endpoint("127.0.0.1", other.port)
+        assert framed.send_esp(b"\1\2\3\4esp", target, tos, "127.0.0.77")
+        ((_, source, seen),) = other.receive()[0]
+        assert (source, seen) == (Endpoint("127.0.0.77", framed.port), tos)
+        assert not framed.send_esp(b"\1\2\3\4esp", target, tos, "192.0.2.250")  # not ours
+
+
 def test_a_batch_is_bounded_and_the_rest_waits(framed: UdpPort, peer: socket.socket) -> None:
     for number in range(10):
         peer.sendto(bytes([1, 0, 0, number]), ("127.0.0.1", framed.port))
