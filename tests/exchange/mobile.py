@@ -15,9 +15,9 @@ from network import (
     connected,
     established,
     portal_config,
+    sa_of,
 )
 
-from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, PlainTask, notifies_of
 from moatvpn.wire.endpoint import NAT_PORT, Endpoint
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
@@ -30,12 +30,6 @@ UPDATE, CHECK, ECHO = ["UPDATE_SA_ADDRESSES", *NAT, "COOKIE2"], [*NAT, "COOKIE2"
 
 # Who said it, "?" for a request and "!" for a response, and the names of the notifies in it.
 Said = tuple[str, str, list[str]]
-
-
-def sa_of(peer: Peer) -> IkeSa:
-    sa = next(iter(peer.ike._context.connections.values())).sa
-    assert sa is not None
-    return sa
 
 
 def peer_of(peer: Peer) -> Endpoint | None:

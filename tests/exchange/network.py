@@ -19,6 +19,7 @@ from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
+from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.secrets import NO_CERTIFICATES, Certificates
 from moatvpn.ike.tickets import TicketKeys
 from moatvpn.wire.algorithms import PostQuantum
@@ -28,7 +29,7 @@ MOAT, PORTAL = "m1.example.net", "portal.example.net"
 MOAT_HOST, PORTAL_HOST = "192.0.2.10", "198.51.100.2"
 DELAY = 0.01
 # Connections here are without ML-KEM, so that a test shows its own exchange and no other;
-# test_intermediate.py and test_followup.py are about it.
+# the tests that begin with quantum.py are about it.
 
 
 def new_signer() -> Signer:
@@ -158,6 +159,13 @@ class Network:
 def exchange_of(datagram: Datagram) -> tuple[int, bool]:
     """Return the exchange type of a message, and whether it is a response."""
     return datagram.data[18], bool(datagram.data[19] & 0x20)
+
+
+def sa_of(peer: Peer) -> IkeSa:
+    """Return the IKE SA of a peer's only connection."""
+    (connection,) = peer.ike._context.connections.values()
+    assert connection.sa is not None
+    return connection.sa
 
 
 def tables(peer: Peer) -> dict[str, int]:

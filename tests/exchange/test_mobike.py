@@ -32,7 +32,6 @@ from mobile import (
     called_by_the_portal,
     peer_of,
     roam,
-    sa_of,
 )
 from network import (
     MOAT,
@@ -48,6 +47,7 @@ from network import (
     nat,
     pair,
     portal_config,
+    sa_of,
     tables,
 )
 

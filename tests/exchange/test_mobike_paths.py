@@ -24,7 +24,6 @@ from mobile import (
     ask,
     peer_of,
     roam,
-    sa_of,
 )
 from network import (
     MOAT,
@@ -40,6 +39,7 @@ from network import (
     nat,
     pair,
     portal_config,
+    sa_of,
 )
 
 from moatvpn.counters import DropReason

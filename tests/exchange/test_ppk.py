@@ -27,6 +27,7 @@ from network import (
     exchange_of,
     moat_config,
     portal_config,
+    sa_of,
     tables,
 )
 
@@ -35,7 +36,6 @@ from moatvpn.crypto.keymat import IkeKeys, with_ppk
 from moatvpn.crypto.prf import Prf
 from moatvpn.errors import OperatorError
 from moatvpn.ike import ppk as module
-from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.secrets import ConnectionSecrets
 from moatvpn.wire.algorithms import CipherSuite, PostQuantum
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -66,12 +66,6 @@ def pair(
 
 def named(moat: Peer, portal: Peer) -> tuple[str | None, str | None]:
     return moat.ike.status("portal").ppk, portal.ike.status("c0001").ppk
-
-
-def sa_of(peer: Peer) -> IkeSa:
-    (connection,) = peer.ike._context.connections.values()
-    assert connection.sa is not None
-    return connection.sa
 
 
 USED, PLAIN, REFUSED = "used", "plain", "refused"
