@@ -27,9 +27,19 @@ from moatvpn.wire.algorithms import (
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PPK_ID = re.compile(r"[!-~]{1,64}")
 _PPK_SHAPE = "1 to 64 characters of ASCII, without spaces"
-# SubjectPublicKeyInfo of an Ed25519 key (RFC 8410): this prefix, then the 32 octets of the key.
+# How a SubjectPublicKeyInfo begins, up to the octets of the key itself: Ed25519 (RFC 8410), and
+# points of P-256 and P-384 (RFC 5480), not compressed.
 ED25519_SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
-ED25519_SPKI_LENGTH = len(ED25519_SPKI_PREFIX) + 32
+P256_SPKI_PREFIX = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
+P384_SPKI_PREFIX = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
+_SPKI_LENGTHS = {
+    head: len(head) + size
+    for head, size in (
+        (ED25519_SPKI_PREFIX, 32),
+        (P256_SPKI_PREFIX, 64),
+        (P384_SPKI_PREFIX, 96),
+    )
+}
 
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
 _OTHER_PATHS = ("certificate", "insecure_write_keys_for_wireshark")
@@ -52,8 +62,8 @@ class ConnectionConfig:
     name: the connection's name, unique on a box; a word of a-z, 0-9, '.', '_' and '-'.
     remote_identity: the peer's FQDN identity (IDFQDN).
     authentication: how both sides prove who they are, one of AUTHENTICATIONS.
-    remote_public_keys: the Ed25519 keys that the peer may prove, base64 of SubjectPublicKeyInfo;
-        for "raw-public-key".
+    remote_public_keys: the keys that the peer may prove, Ed25519 or ECDSA on P-256 or P-384, base64
+        of SubjectPublicKeyInfo; for "raw-public-key".
     psk_file: the file that holds the secret; for "psk".
     ca_files: the files (PEM) of the CAs that may vouch for the peer; for "certificate".
     local_selectors, remote_selectors: the networks on our and on the peer's side.
@@ -117,8 +127,8 @@ class ConnectionConfig:
 class DaemonConfig:
     """What moatd itself needs to know.
 
-    identity: our own FQDN identity. private_key: the PEM file (PKCS #8) of our key: Ed25519, or
-        with a certificate ECDSA or RSA, too.
+    identity: our own FQDN identity. private_key: the PEM file (PKCS #8) of our key: Ed25519 as
+        `moatctl identity create` makes it, or ECDSA, or with a certificate RSA.
     certificate: the PEM file of our own certificate and the intermediates after it, if we have one.
     crls: the files (PEM or DER) of CRLs; a certificate that they list is refused.
     tunnel_interface: the TUN device, made beforehand for moatd's user, or the kernel's interface
@@ -149,13 +159,16 @@ class DaemonConfig:
 
 
 def public_key_from_text(text: str) -> bytes:
-    """Return the SubjectPublicKeyInfo octets of an Ed25519 key; raise ValueError for any other."""
+    """Return the SubjectPublicKeyInfo octets of a key that a peer may prove.
+
+    Raises ValueError for what is neither Ed25519 nor ECDSA on P-256 or P-384.
+    """
     try:
         spki = base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(f"not base64 ({error})") from error
-    if len(spki) != ED25519_SPKI_LENGTH or not spki.startswith(ED25519_SPKI_PREFIX):
-        raise ValueError("not an Ed25519 SubjectPublicKeyInfo")
+    if not any(spki.startswith(head) and len(spki) == n for head, n in _SPKI_LENGTHS.items()):
+        raise ValueError("not a SubjectPublicKeyInfo of Ed25519, P-256 or P-384")
     return spki
 
 

@@ -37,6 +37,7 @@ from moatvpn.crypto.prf import Prf
 from moatvpn.crypto.trust import TrustAnchors
 from moatvpn.errors import OperatorError
 from moatvpn.ike.authentication.contract import Transcript
+from moatvpn.ike.authentication.psk import PskAuthentication
 from moatvpn.ike.events import IkeUp
 from moatvpn.ike.failure import ProofError
 from moatvpn.ike.secrets import NO_SECRETS, Certificates, ConnectionSecrets
@@ -122,7 +123,7 @@ def test_another_secret_is_refused_and_both_say_so():
     assert "AUTHENTICATION_FAILED" in there.what
 
 
-def test_a_responder_with_another_secret_is_told_that_its_proof_failed():
+def test_a_responder_with_another_secret_is_told_that_its_proof_failed(monkeypatch):
     """The moat cannot verify the portal.
 
     HDR, SK{IDr, AUTH…}                 <----
@@ -130,13 +131,13 @@ def test_a_responder_with_another_secret_is_told_that_its_proof_failed():
     """
     network, moat, portal = by_psk()
     real = portal.ike._context.connections["c0001"].authentication
-    prove = real.prove
+    prove = PskAuthentication.prove
 
-    def wrong(transcript: Any, hashes: Any) -> Any:
-        ((kind, body),) = prove(transcript, hashes)
-        return [(kind, body[:-1] + bytes((body[-1] ^ 1,)))]
+    def wrong(self: PskAuthentication, transcript: Any, hashes: Any) -> Any:
+        ((kind, body),) = prove(self, transcript, hashes)
+        return [(kind, body[:-1] + bytes((body[-1] ^ (self is real),)))]
 
-    real.prove = wrong  # type: ignore[method-assign]
+    monkeypatch.setattr(PskAuthentication, "prove", wrong)
     network.run(0.5)
     assert portal.kinds(IkeUp)  # it had no reason to doubt
     assert not moat.kinds(IkeUp)

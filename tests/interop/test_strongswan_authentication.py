@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 from boxes import wait_for
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from meeting import Meeting
-from pki import DAY, Authority, Issued
+from pki import DAY, Authority, Issued, new_key
+
+from moatvpn.crypto.sign import Signer
 
 KINDS = ("ed25519", "p256", "p384", "rsa2048")
 # How charon's log names what we signed with.
@@ -123,6 +126,23 @@ def test_certificate(meeting: Meeting, kind: str) -> None:
             meeting.exchange_traffic()
             assert f"with {SCHEMES[kind]} successful" in log()
             meeting.rekey("by moatd", "ike")
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384"])
+def test_raw_public_key(meeting: Meeting, kind: str) -> None:
+    """charon's own key is of ECDSA, moatd's of Ed25519 as ever."""
+    key = new_key(kind)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    charon, signer = meeting.charon, Signer(key)
+    charon.write("private/raw.pem", Issued(None, key).key_pem())  # type: ignore[arg-type]
+    charon.write("pubkey/raw.pem", public)
+    try:
+        ours = {"remote_public_keys": [signer.public_text]}
+        with meeting.tunnel(ours=ours, theirs={"local": {"pubkeys": "raw.pem"}}):
+            assert meeting.status()["authentication"] == "raw-public-key"
+    finally:
+        charon.remove("private/raw.pem")
+        charon.remove("pubkey/raw.pem")
 
 
 def test_certificate_below_an_intermediate_ca(meeting: Meeting) -> None:

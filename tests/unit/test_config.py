@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pki import new_key
 
 from moatvpn.config import (
     ED25519_SPKI_PREFIX,
@@ -24,6 +25,7 @@ from moatvpn.config import (
     load_json,
     public_key_from_text,
 )
+from moatvpn.crypto.sign import Signer
 from moatvpn.errors import ConfigError
 from moatvpn.wire.algorithms import CipherSuite, PostQuantum
 from moatvpn.wire.selectors import TrafficSelector
@@ -425,3 +427,18 @@ def test_a_ppk_has_a_name_and_a_file() -> None:
             connection_from_dict({**LEAST, key: value})
     with pytest.raises(ConfigError, match="ppk_file"):
         connection_from_dict({**LEAST, "ppk_id": "p1", "ppk_file": "relative"})
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "p256", "p384"])
+def test_raw_keys_of_these_kinds_are_taken(kind: str) -> None:
+    signer = Signer(new_key(kind))
+    assert public_key_from_text(signer.public_text) == signer.public_key
+    for wrong in (signer.public_key[:-1], signer.public_key + b"\0", signer.public_key[1:]):
+        with pytest.raises(ValueError, match="not a SubjectPublicKeyInfo"):
+            public_key_from_text(base64.b64encode(wrong).decode())
+
+
+@pytest.mark.parametrize("kind", ["p521", "k1", "rsa2048"])
+def test_raw_keys_of_other_kinds_are_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="not a SubjectPublicKeyInfo"):
+        public_key_from_text(Signer(new_key(kind)).public_text)

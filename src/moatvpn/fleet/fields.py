@@ -239,7 +239,7 @@ def _check_ordinary(value: str, found: Network) -> None:
 
 
 def public_key(value: str) -> str:
-    """Return base64 of an Ed25519 SubjectPublicKeyInfo (RFC 8410), in its one canonical form."""
+    """Return base64 of a SubjectPublicKeyInfo that moatd takes, in its one canonical form."""
     return base64.b64encode(public_key_from_text(value)).decode("ascii")
 
 

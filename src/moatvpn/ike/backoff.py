@@ -14,6 +14,8 @@ class Backoff:
     fraction gives a random number from 0 to 1.
     """
 
+    __slots__ = ("_fraction", "_next")
+
     def __init__(self, fraction: Callable[[], float]) -> None:
         self._fraction = fraction
         self._next = FIRST_SECONDS

@@ -31,6 +31,8 @@ from moatvpn.wire.ike_payloads import (
 class CertificateAuthentication:
     """Our certificate against the peer's. See contract.Authentication."""
 
+    __slots__ = ("_anchors", "_certificates", "_config", "_signer")
+
     def __init__(
         self,
         config: ConnectionConfig,

@@ -18,6 +18,8 @@ _PAD = b"Key Pad for IKEv2"
 class PskAuthentication:
     """Both sides know one secret. See contract.Authentication."""
 
+    __slots__ = ("_config", "_psk")
+
     def __init__(self, config: ConnectionConfig, psk: bytes) -> None:
         self._config = config
         self._psk = psk

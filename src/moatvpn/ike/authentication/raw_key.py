@@ -21,6 +21,8 @@ from moatvpn.wire.ike_payloads import AUTH_DIGITAL_SIGNATURE, CERT_RAW_PUBLIC_KE
 class RawKeyAuthentication:
     """Our key against one of the peer's. See contract.Authentication."""
 
+    __slots__ = ("_config", "_signer")
+
     def __init__(self, config: ConnectionConfig, signer: Signer) -> None:
         self._config = config
         self._signer = signer
