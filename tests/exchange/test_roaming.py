@@ -151,3 +151,26 @@ def settled(lab: Lab, before: list[tuple[str, str]], udp: bool) -> None:
     rows = [lab.moat.engine.show("portal1", lab.now), lab.portal.engine.show("m0001", lab.now)]
     assert [row["encapsulation"] for row in rows] == ["udp" if udp else "esp"] * 2
     assert rows[0]["peer"] == f"{PORTAL_WILD}:4500"
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+@pytest.mark.parametrize("behind_nat", [False, True])
+def test_an_address_of_the_portal_is_cut_off(behind_nat: bool, upwards: bool) -> None:
+    second = "198.51.100.3"
+    lab, nat = Lab("auto", silent, (PORTAL_WILD, second)), Nat(MOAT_WILD, HOME)
+    lab.run(1.0)
+    way = nat if behind_nat else lambda packet: (packet,)
+    lab.network.path = way
+    lab.run(32.0)
+    assert lab.carries()
+    before = spis(lab)
+    lab.network.path = lambda packet: (
+        () if PORTAL_WILD in (packet.source.host, packet.destination.host) else way(packet)
+    )
+    took = away(lab, upwards, UNTOLD)
+    print(f"{took:.1f} s")
+    assert took < UNTOLD
+    lab.run(60.0)
+    assert lab.carries()
+    assert spis(lab) == before
+    assert lab.moat.engine.show("portal1", lab.now)["peer"] == f"{second}:4500"

@@ -8,6 +8,7 @@ home routers do. Needs root.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -215,6 +216,32 @@ def test_a_moat_that_roams_while_its_portal_is_killed(home: Home) -> None:
     wait_for(lambda: home.moat.pings(PORTAL.inside), "a ping through the tunnel", UNTOLD)
     print(f"back {time.monotonic() - start:.2f} s after the portal's start")
     assert home.ways() == {"udp"}
+
+
+def test_an_uplink_of_the_portal_is_cut_off(home: Home) -> None:
+    second = "192.0.2.2"
+    portal = home.portal
+    portal.ip("address", "add", f"{second}/24", "dev", "wild0")
+    settings = portal.directory / "moatd.json"
+    text = settings.read_text()
+    settings.write_text(json.dumps(json.loads(text) | {"wild_addresses": [PORTAL.wild, second]}))
+    portal.kill(signal.SIGTERM)
+    home.masquerade(True)
+    home.live_at(HOME)
+    portal.start()
+    home.wait_until_up()
+    rules = f"ip daddr {PORTAL.wild} drop; ip saddr {PORTAL.wild} drop;"
+    cut = f"table ip cut {{ chain c {{ type filter hook forward priority filter; {rules} }}; }}"
+    # The kernel of the portal would send from its first address, which the NAT lets in no more.
+    took = away(home, lambda: home.router.run("nft", cut), True, UNTOLD)
+    print(f"the portal's first address is cut off: {took:.2f} s")
+    assert took < UNTOLD
+    assert home.moat.connection("net")["peer"] == f"{second}:4500"
+    home.router.run("nft", "delete table ip cut")
+    settings.write_text(text)
+    portal.kill(signal.SIGTERM)
+    portal.ip("address", "del", f"{second}/24", "dev", "wild0")
+    portal.start()
 
 
 def test_keepalives_behind_a_nat_and_when_idle_only(home: Home) -> None:

@@ -62,7 +62,10 @@ class Box:
             self.host.local_address,
             own_hosts=own_hosts,
         )
-        self.engine = PacketEngine(ike, EspProcessor(self.counters), self.counters, log)
+        for host in own_hosts[1:]:
+            lab.network.also(self.host, host)
+        esp = EspProcessor(self.counters, several_addresses=len(own_hosts) > 1)
+        self.engine = PacketEngine(ike, esp, self.counters, log)
         self.forwarder = PacketForwarder(
             self.engine, self.tun, self.host.raw, self.host.ports, lambda: lab.now
         )

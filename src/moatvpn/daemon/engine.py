@@ -254,10 +254,7 @@ class Engine:
         self._secrets.pop(name, None)
 
     def _speaks_from(self, name: str, host: str) -> None:
-        """Take in from which of our addresses a connection is spoken.
-
-        A data plane whose envelopes leave by the kernel's routing need not know.
-        """
+        """Tell the data plane from which of our addresses a connection is spoken."""
 
     def _settle(self) -> None:
         """Take what the IKE core has to tell: first what the data plane needs, then messages."""

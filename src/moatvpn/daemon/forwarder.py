@@ -87,7 +87,7 @@ class PacketForwarder(Forwarder):
             envelope = encapsulate(packet, now)
             if envelope is not None:
                 send = send_udp if envelope.udp else send_raw
-                send(envelope.data, envelope.peer, envelope.tos)
+                send(envelope.data, envelope.peer, envelope.tos, envelope.source)
         self.flush()
 
     def from_raw(self) -> None:

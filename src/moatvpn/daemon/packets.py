@@ -59,6 +59,9 @@ class PacketEngine(Engine):
             self.carried(name, True, now)
         return raw.data
 
+    def _speaks_from(self, name: str, host: str) -> None:
+        self._processor.set_local(name, host)
+
     def _remove(self, name: str, now: float) -> None:
         super()._remove(name, now)
         self._note_in.pop(name, None)

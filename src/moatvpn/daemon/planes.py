@@ -96,7 +96,8 @@ class Planes:
         tun = TunDevice(self._config.tunnel_interface, self._counters)
         self._stack.enter_context(closing(tun))
         raw = self._stack.enter_context(closing(RawEspSocket(self._counters)))
-        esp = EspProcessor(self._counters)
+        several = len(self._config.wild_addresses) > 1
+        esp = EspProcessor(self._counters, several_addresses=several)
         engine = PacketEngine(ike, esp, self._counters, self._log, **beside)
         forwarder = PacketForwarder(engine, tun, raw, ports, self._clock)
         self._loop.watch(tun, forwarder.from_tun)

@@ -73,6 +73,11 @@ class MemoryNetwork:
         host.address = address
         self._hosts[address] = host
 
+    def also(self, host: MemoryHost, address: str) -> None:
+        """Give host a further address, beside the one that it sends from by itself."""
+        host.further.add(address)
+        self._hosts[address] = host
+
     def send(self, packet: WildPacket) -> bool:
         """Carry one packet; return whether any host has that address."""
         self.sent.append(packet)
@@ -89,6 +94,7 @@ class MemoryHost:
     def __init__(self, network: MemoryNetwork, address: str, counters: Counters) -> None:
         self.network = network
         self.address = address
+        self.further: set[str] = set()
         self.counters = counters
         self.raw = MemoryRaw(self)
         self.ports = {port: MemoryUdp(self, port) for port in (IKE_PORT, NAT_PORT)}
@@ -162,7 +168,7 @@ class MemoryUdp(MemoryQueue):
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message; a local address that is not ours any more has no way."""
-        if datagram.local.host != self._host.address:
+        if datagram.local.host not in (self._host.address, *self._host.further):
             self._host.counters.drop(DropReason.OUT_SEND_FAILED)
             return False
         packet = WildPacket(datagram.data, datagram.local, datagram.remote, ike=True)

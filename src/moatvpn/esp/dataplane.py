@@ -35,6 +35,10 @@ class DataPlane(Protocol):
         """Send the connection's envelopes to peer from now on, in UDP or as IP protocol 50."""
         ...
 
+    def set_local(self, connection: str, host: str) -> None:
+        """Take in at which address of ours the connection's peer speaks to us from now on."""
+        ...
+
     def has_inbound(self, spi: int) -> bool:
         """Return whether an SA has this inbound SPI."""
         ...

@@ -32,7 +32,8 @@ _VERSION_OF = {NEXT_HEADER_IPV4: 4, NEXT_HEADER_IPV6: 6}
 class Envelope(NamedTuple):
     """One ESP packet, from its SPI on, to send to peer: in UDP, or as IP protocol 50 to its host.
 
-    tos is the outer header's DSCP and ECN octet.
+    tos is the outer header's DSCP and ECN octet. source is the address of ours to send from, empty
+    for the one that the kernel's routing takes.
     """
 
     data: bytes
@@ -40,6 +41,7 @@ class Envelope(NamedTuple):
     udp: bool
     tos: int
     connection: str
+    source: str = ""
 
 
 class RawPacket(NamedTuple):
@@ -55,10 +57,16 @@ class RawPacket(NamedTuple):
 
 
 class EspProcessor:
-    """All SAs of a box: the SAD by inbound SPI, the SPD by destination."""
+    """All SAs of a box: the SAD by inbound SPI, the SPD by destination.
 
-    def __init__(self, counters: Counters) -> None:
+    several_addresses: peers reach us at several, and a NAT before one of them lets in only what
+    comes from where it has sent to: so envelopes leave from there, whatever the kernel's routing.
+    """
+
+    def __init__(self, counters: Counters, *, several_addresses: bool = False) -> None:
         self._counters = counters
+        self._several_addresses = several_addresses
+        self._sources: dict[str, str] = {}  # by connection, where there are several
         self._inbound: dict[int, Pair] = {}
         self._connections: dict[str, Connection] = {}
         self._spd = Spd()
@@ -80,6 +88,7 @@ class EspProcessor:
         connection = self._connections.get(name)
         if connection is None:
             connection = self._connections[name] = Connection(name, peer, child.udp)
+            connection.source = self._sources.get(name, "")
             self._route(connection, child)
         connection.peer, connection.udp = peer, child.udp
         self._installed += 1
@@ -126,6 +135,7 @@ class EspProcessor:
 
     def remove_connection(self, connection: str) -> None:
         """Forget a connection, if there is one: SAs, policy and statistics."""
+        self._sources.pop(connection, None)
         known = self._connections.pop(connection, None)
         if known is not None:
             for spi in list(known.pairs):
@@ -137,6 +147,14 @@ class EspProcessor:
         known = self._connections.get(connection)
         if known is not None:
             known.peer, known.udp = peer, udp
+
+    def set_local(self, connection: str, host: str) -> None:
+        """Take in at which address of ours the connection's peer speaks to us from now on."""
+        if self._several_addresses:
+            self._sources[connection] = host
+            known = self._connections.get(connection)
+            if known is not None:
+                known.source = host
 
     def has_inbound(self, spi: int) -> bool:
         """Return whether an SA has this inbound SPI."""
@@ -187,7 +205,8 @@ class EspProcessor:
         if data is None:
             return DropReason.OUT_SA_EXHAUSTED
         # The outer header takes the inner DSCP and ECN (RFC 4301, 5.1.2.1; RFC 6040, 4.1).
-        return Envelope(data, connection.peer, connection.udp, traffic_class(packet), name)
+        tos = traffic_class(packet)
+        return Envelope(data, connection.peer, connection.udp, tos, name, connection.source)
 
     def decapsulate(self, data: bytes, source: Endpoint, outer_tos: int) -> RawPacket | None:
         """Return the raw packet in an ESP packet, or None where there is none to deliver.

@@ -37,14 +37,14 @@ class Pair:
 class Connection(Ways[Pair]):
     """A connection's pairs by inbound SPI, those in use for sending, and the peer's address.
 
-    udp: envelopes travel in UDP, which may change while the pairs live (RFC 4555, 3.5). routed are
-    the selectors of the raw packets that the connection gets. The counts are of raw packets that
-    removed pairs have carried.
+    udp: envelopes travel in UDP, which may change while the pairs live (RFC 4555, 3.5). source is
+    the address of ours that they leave from, empty for any. routed are the selectors of the raw
+    packets that the connection gets. The counts are of raw packets that removed pairs have carried.
     """
 
     __slots__ = (
         "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer", "routed",
-        "udp",
+        "source", "udp",
     )  # fmt: skip
 
     def __init__(self, name: str, peer: Endpoint, udp: bool) -> None:
@@ -53,6 +53,7 @@ class Connection(Ways[Pair]):
         self.peer = peer
         self.routed: tuple[TrafficSelector, ...] = ()
         self.udp = udp
+        self.source = ""
         self.pairs: dict[int, Pair] = {}
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
 

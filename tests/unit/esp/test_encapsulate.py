@@ -22,7 +22,9 @@ from esp_peers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moatvpn.counters import Counters
 from moatvpn.esp import sa as sa_module
+from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.selectors import TrafficSelector
 
@@ -132,6 +134,24 @@ def test_the_peer_of_each_connection_is_its_own():
     portal.esp.set_peer("c0001", Endpoint("192.0.2.77", 31000), udp=True)
     portal.esp.set_peer("nobody", Endpoint("192.0.2.78", 1), udp=True)
     assert portal.send(ipv4(source=CORP, target=PC)).peer == Endpoint("192.0.2.77", 31000)
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_envelopes_leave_from_where_the_peer_speaks_to_if_there_are_several_addresses(several):
+    esp = EspProcessor(Counters(), several_addresses=several)
+    for before in ("198.51.100.2", "203.0.113.2"):
+        esp.set_local("c0001", before)
+    esp.install(Ends().portal, MOAT, activate_outbound=True)
+    for host in ("203.0.113.2", "198.51.100.2"):
+        esp.set_local("c0001", host)
+        envelope = esp.encapsulate(ipv4(source=CORP, target=PC))
+        assert envelope is not None
+        assert envelope.source == (host if several else "")
+    esp.remove_connection("c0001")
+    esp.install(Ends().portal, MOAT, activate_outbound=True)
+    envelope = esp.encapsulate(ipv4(source=CORP, target=PC))
+    assert envelope is not None
+    assert envelope.source == ""
 
 
 def test_the_encapsulation_changes_under_an_sa():
