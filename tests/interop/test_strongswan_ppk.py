@@ -1,4 +1,4 @@
-"""moatd with strongSwan: postquantum pre-shared keys (RFC 8784), and messages in fragments."""
+"""moatd with strongSwan: postquantum pre-shared keys (RFC 8784)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import secrets
 from typing import Any
 
 import pytest
-from charon import NAME
 from meeting import BY_CHARON, BY_MOATD, Meeting
 
 PPK_ID = "ppk-1"
-# So many that IKE_AUTH takes some 2 KB each way.
-NETWORKS = [f"10.210.{n}.0/24" for n in range(0, 120, 2)]
 
 
 def with_ppk(
@@ -22,14 +19,14 @@ def with_ppk(
     path = meeting.box.directory / "ppk"
     path.touch(mode=0o600)
     path.write_text(secret)
-    arguments: dict[str, dict[str, Any]] = {"ours": {}, "theirs": {}, "secrets": {}}
+    arguments: dict[str, dict[str, Any]] = {"ours": {}, "theirs": {}, "sections": {}}
     if ours:
         arguments["ours"] = {
             "ppk_id": PPK_ID, "ppk_file": str(path), "ppk_required": required
         }  # fmt: skip
     if theirs:
         arguments["theirs"] = {"ppk_id": PPK_ID, "ppk_required": "yes" if required else "no"}
-        arguments["secrets"] = {"ppk": {"id": PPK_ID, "secret": secret}}
+        arguments["sections"] = {"secrets": {"ppk": {"id": PPK_ID, "secret": secret}}}
     return arguments
 
 
@@ -51,17 +48,3 @@ def test_ppk_of_one_side_only(meeting: Meeting, ours: bool) -> None:
     arguments = with_ppk(meeting, ours=ours, theirs=not ours, required=False)
     with meeting.tunnel(**arguments):
         assert meeting.status()["ppk"] is None
-
-
-@pytest.mark.parametrize("theirs", ["yes", "force"])
-def test_fragments(meeting: Meeting, theirs: str) -> None:
-    ours = {
-        "local_selectors": [*meeting.own.networks, *NETWORKS],
-    }
-    remote = {"remote_ts": (*meeting.own.networks, *NETWORKS)}
-    told = meeting.charon_log()
-    with meeting.tunnel(ours=ours, theirs={"fragmentation": theirs, "children": {NAME: remote}}):
-        meeting.exchange_traffic()
-        assert "received fragment #" in told()
-        assert "generating IKE_AUTH" in told()
-        assert not [reason for reason in meeting.box.drops() if "fragment" in reason]
