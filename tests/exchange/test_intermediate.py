@@ -39,7 +39,7 @@ from moatvpn.crypto.prf import Prf
 from moatvpn.ike import intermediate
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.wire.algorithms import PostQuantum
-from moatvpn.wire.endpoint import NAT_PORT, Datagram, Endpoint
+from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import (
     GENERIC_LENGTH,
     HEADER_LENGTH,
@@ -162,7 +162,7 @@ def test_the_request_again_gets_the_answer_again_though_keys_have_changed() -> N
 
 
 def test_behind_a_nat_the_exchange_goes_over_port_4500_and_still_counts() -> None:
-    # A half-open IKE SA that moves to another port is half open there.
+    # A half-open IKE SA that moves stays on the account of the address that asked first.
     network = Network()
     moat, portal = quantum_pair(network)
     outside = Endpoint("203.0.113.5", 20000)
@@ -179,7 +179,9 @@ def test_behind_a_nat_the_exchange_goes_over_port_4500_and_still_counts() -> Non
     network.run(0.4)
     assert tables(portal)["half_open"] == 1
     (key,) = portal.ike._context.half_open._sas
-    assert key[1:] == (outside.host, outside.port + NAT_PORT)
+    assert key[1:] == (outside.host, outside.port + IKE_PORT)
+    (half_open,) = portal.ike._context.half_open._keys
+    assert half_open.remote == Endpoint(outside.host, outside.port + NAT_PORT)
     network.lose = lambda _: False
     network.run(5.0)
     assert connected(moat, portal)

@@ -36,6 +36,7 @@ from network import (
 from moatvpn.counters import DropReason
 from moatvpn.ike.events import Notice
 from moatvpn.ike.gate import DEFAULT_LIMITS, Rate
+from moatvpn.wire.algorithms import PostQuantum
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_first import MAX_FIRST_LENGTH
 from moatvpn.wire.ike_header import HEADER_LENGTH, MAX_PAYLOADS, Exchange, PayloadType
@@ -180,3 +181,28 @@ def test_a_message_that_would_cost_much_to_parse_is_not_parsed() -> None:
             [True] if reason else []
         )
     assert portal.counters.value(DropReason.IKE_MALFORMED) == 2
+
+
+def test_nobody_puts_half_open_sas_on_somebody_elses_account() -> None:
+    network = Network()
+    portal, stranger = Peer(PORTAL, PORTAL_HOST, 22), Peer("s.example.net", "203.0.113.66", 9)
+    network.join(portal, stranger)
+    portal.ike.add_connection(portal_config(stranger, post_quantum=PostQuantum.PREFER), 0.0)
+    stranger.ike.add_connection(moat_config(portal, post_quantum=PostQuantum.PREFER), 0.0)
+
+    def forge(datagram: Datagram) -> Datagram:
+        if exchange_of(datagram) == (Exchange.IKE_INTERMEDIATE, False):
+            return Datagram(datagram.data, Endpoint("192.0.2.10", 4500), datagram.remote)
+        return datagram
+
+    network.rewrite = forge
+    network.run(0.4)
+    assert any(exchange_of(d) == (Exchange.IKE_INTERMEDIATE, True) for d in network.log)
+    half_open = portal.ike._context.half_open
+    assert (half_open.of_host("203.0.113.66"), half_open.of_host("192.0.2.10")) == (1, 0)
+    # Nor does a first request that comes again make answers go there.
+    since = len(network.log)
+    again = network.log[0]
+    portal.ike.receive_datagram(Datagram(again.data, again.remote, again.local), network.now)
+    network.run(network.now + 0.001)
+    assert [d.remote for d in network.log[since:]] == [again.local]

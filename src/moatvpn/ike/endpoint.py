@@ -379,11 +379,7 @@ class IkeEndpoint:
         if connection is not None and connection.sa is sa:
             connection.addresses.follow(sa, datagram.remote, now)
         elif datagram.remote != sa.remote:
-            waits = sa.state is State.HALF_OPEN
-            sa.forget_half_open()
             sa.remote = datagram.remote
-            if waits:
-                self._context.half_open.add(sa)  # where it is now; it counts until it is known
 
     def _dispatch(
         self,

@@ -43,7 +43,7 @@ def respond(
     known = context.half_open.get(header.spi_i, remote.host, remote.port)
     secrets = context.init_secrets.get(known.spi_r) if known is not None else None
     if known is not None and secrets is not None and secrets.request == datagram.data:
-        known.send(secrets.response)
+        context.outbox.append(Datagram(secrets.response, datagram.local, remote))
         return
     sa = IkeSa(context, False, State.HALF_OPEN, header.spi_i, NO_SPI, datagram.local, remote)
     try:

@@ -125,10 +125,15 @@ def _network_of(host: str) -> str:
 
 
 class HalfOpen:
-    """The IKE SAs that wait for IKE_AUTH, by the initiator's SPI and address."""
+    """The IKE SAs that wait for IKE_AUTH, by the initiator's SPI and address.
+
+    It is the address that the first request came from, even if a later one came from elsewhere:
+    nobody can put what it has opened on somebody else's account.
+    """
 
     def __init__(self) -> None:
         self._sas: dict[tuple[bytes, str, int], IkeSa] = {}
+        self._keys: dict[IkeSa, tuple[bytes, str, int]] = {}
         self._of_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -145,19 +150,20 @@ class HalfOpen:
 
     def add(self, sa: IkeSa) -> None:
         """Take sa in, in place of another of the same initiator."""
-        host = sa.remote.host
-        key = (sa.spi_i, host, sa.remote.port)
-        if key not in self._sas:
-            self._of_host[host] += 1
+        key = (sa.spi_i, sa.remote.host, sa.remote.port)
+        if key in self._sas:
+            self.remove(self._sas[key])
         self._sas[key] = sa
+        self._keys[sa] = key
+        self._of_host[sa.remote.host] += 1
 
     def remove(self, sa: IkeSa) -> None:
-        """Take sa out, if it is there; its remote must be what it was when it came in."""
-        host = sa.remote.host
-        key = (sa.spi_i, host, sa.remote.port)
-        if self._sas.get(key) is not sa:
+        """Take sa out, if it is there."""
+        key = self._keys.pop(sa, None)
+        if key is None:
             return
         del self._sas[key]
+        host = key[1]
         self._of_host[host] -= 1
         if not self._of_host[host]:
             del self._of_host[host]

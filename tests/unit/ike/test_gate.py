@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -81,8 +80,15 @@ def test_forgers_of_every_network_use_up_the_rest() -> None:
     assert gate.allows_proved("198.51.100.7", 0.0)  # but not what cookies have proved
 
 
-def half_open(spi: int, host: str, port: int = 500) -> Any:
-    return SimpleNamespace(spi_i=spi.to_bytes(8, "big"), remote=Endpoint(host, port))
+class Waiting:
+    """What HalfOpen looks at of an IKE SA."""
+
+    def __init__(self, spi: int, host: str) -> None:
+        self.spi_i, self.remote = spi.to_bytes(8, "big"), Endpoint(host, 500)
+
+
+def half_open(spi: int, host: str) -> Any:
+    return Waiting(spi, host)
 
 
 def test_half_open_counts_by_host() -> None:
@@ -91,6 +97,7 @@ def test_half_open_counts_by_host() -> None:
     for sa in sas:
         table.add(sa)
     assert (len(table), table.of_host("192.0.2.0"), table.of_host("192.0.2.9")) == (10, 5, 0)
+    sas[0].remote = Endpoint("192.0.2.7", 500)  # it asks from elsewhere now
     for sa in sas:
         table.remove(sa)
         table.remove(sa)
