@@ -7,7 +7,7 @@ import binascii
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,15 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True)
+class Gateway:
+    """Another portal that a moat may be sent to: its IPv4 address, its identity and its keys."""
+
+    address: str
+    identity: str
+    public_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One tunnel, as the database describes it.
 
@@ -84,6 +93,8 @@ class ConnectionConfig:
         a moat that is a single machine.
     assigned_addresses, assigned_dns, assigned_domains: what a peer that asks is told, beside
         local_selectors: its addresses, resolvers, and the domains that they are for.
+    redirect_gateways: further portals that the peer may send us to (RFC 5685), and none besides;
+        each proves its own identity by one of its own keys.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives, up to a
@@ -114,6 +125,7 @@ class ConnectionConfig:
     assigned_addresses: tuple[str, ...] = ()
     assigned_dns: tuple[str, ...] = ()
     assigned_domains: tuple[str, ...] = ()
+    redirect_gateways: tuple[Gateway, ...] = ()
     child_lifetime: float = 3600.0
     ike_lifetime: float = 14400.0
     dpd_interval: float = 8.0
@@ -221,10 +233,50 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         request_addresses=get.flag("request_addresses", False),
         **{key: get.hosts(key) for key in ("assigned_addresses", "assigned_dns")},
         assigned_domains=get.domains("assigned_domains"),
+        redirect_gateways=_gateways(get, authentication),
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
         dpd_interval=get.seconds("dpd_interval", 8.0, 1.0),
     )
+
+
+def _gateways(get: Record, authentication: str) -> tuple[Gateway, ...]:
+    """Return the gateways of redirect_gateways, a list of JSON objects."""
+    entries = get.record.get("redirect_gateways", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise get.error("redirect_gateways", "is no list of objects", "Give such a list, or none")
+    if entries and authentication != "raw-public-key":
+        why = f"needs raw public keys, and authentication is {authentication}"
+        raise get.error("redirect_gateways", why, "Drop it, or use raw-public-key")
+    gateways = []
+    for number, entry in enumerate(entries):
+        where = f"{get.where}: redirect_gateways[{number}]"
+        one = Record(where, entry, tuple(f.name for f in fields(Gateway)))
+        keys = one.texts("public_keys")
+        address = one.wild_address("address")
+        for key in keys:
+            try:
+                public_key_from_text(key)
+            except ValueError as error:
+                raise one.error("public_keys", str(error), "Copy it from moat_identity") from error
+        if address is None:
+            raise one.error("address", "is missing", "Give the gateway's IPv4 address")
+        identity = one.text("identity", FQDN, "a domain name in lower case")
+        gateways.append(Gateway(address, identity, keys))
+    return tuple(gateways)
+
+
+def gateways_of(config: ConnectionConfig) -> tuple[Gateway, ...]:
+    """Return where a connection's peer may send us: there is a way back, too; often none."""
+    if config.remote_address is None or not config.redirect_gateways:
+        return ()
+    home = Gateway(config.remote_address, config.remote_identity, config.remote_public_keys)
+    return (home, *config.redirect_gateways)
+
+
+def config_for(config: ConnectionConfig, gateway: Gateway) -> ConnectionConfig:
+    """Return a connection's settings with another gateway for its peer."""
+    return replace(config, remote_identity=gateway.identity, remote_public_keys=gateway.public_keys)
 
 
 def _pairs(local_selectors: Sequence[str], remote_selectors: Sequence[str]) -> int:
@@ -264,6 +316,8 @@ def connection_to_dict(connection: ConnectionConfig) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, Gateway):
+        return {**asdict(value), "public_keys": list(value.public_keys)}
     return str(value) if isinstance(value, Path) else value
 
 

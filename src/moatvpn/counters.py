@@ -42,6 +42,7 @@ class DropReason(Enum):
     IKE_COOKIE_NEEDED = "ike-cookie-needed"  # answered with a cookie (RFC 7296, 2.6)
     IKE_RATE_LIMIT = "ike-rate-limit"  # more first requests than an address, or all, may send
     IKE_CRITICAL_PAYLOAD = "ike-critical-payload"
+    IKE_REDIRECTED = "ike-redirected"  # RFC 5685
     IKE_TICKET_REFUSED = "ike-ticket-refused"  # RFC 5723
     IKE_CROSSED_CALL = "ike-crossed-call"
     # fragments of IKE messages (RFC 7383)

@@ -442,3 +442,27 @@ def test_raw_keys_of_these_kinds_are_taken(kind: str) -> None:
 def test_raw_keys_of_other_kinds_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="not a SubjectPublicKeyInfo"):
         public_key_from_text(Signer(new_key(kind)).public_text)
+
+
+GATEWAY = {"address": "198.51.100.3", "identity": "p2.example.net", "public_keys": []}
+
+
+def test_gateways_that_we_may_be_sent_to() -> None:
+    record = LEAST | {"redirect_gateways": [GATEWAY | {"public_keys": [KEY]}]}
+    config = connection_from_dict(record)
+    assert config.redirect_gateways[0].identity == "p2.example.net"
+    assert connection_from_dict(json.loads(json.dumps(connection_to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("gateways", "told"),
+    [
+        ("p2", "is no list of objects"),
+        (["p2"], "is no list of objects"),
+        ([GATEWAY], r"redirect_gateways\[0\]: public_keys"),
+        ([{"address": "198.51.100.3", "port": 500}], "port: is not a setting"),
+    ],
+)
+def test_gateways_that_are_none(gateways: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        connection_from_dict(LEAST | {"redirect_gateways": gateways})

@@ -121,6 +121,22 @@ def _rekey(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, f"connection {arguments.name}: rekey of its {arguments.sa} SA started"
 
 
+def _redirect(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    words = list(arguments.words)
+    if len(words) != 2 - arguments.all - arguments.off:
+        remedy = "Give NAME GATEWAY, --all GATEWAY, NAME --off, or --all --off"
+        raise OperatorError("redirect", "has too few words or too many", remedy)
+    request: dict[str, Any] = {"command": "redirect", "all": arguments.all, "off": arguments.off}
+    if not arguments.all:
+        request["name"] = words.pop(0)
+    if not arguments.off:
+        request["gateway"] = words[0]
+    result = ask(arguments.socket, request)
+    who = "all connections" if arguments.all else f"connection {request['name']}"
+    where = "ended" if arguments.off else f"to {words[0]}, {result['told']} told at once"
+    return result, f"{who}: redirect {where}"
+
+
 def _log_level(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result = ask(arguments.socket, {"command": "log-level", "level": arguments.level})
     return result, f"log level: {arguments.level}"
@@ -178,6 +194,10 @@ def parser() -> argparse.ArgumentParser:
     rekey = command("rekey", _rekey, "renew a connection's keys now", name)
     rekey.add_argument("sa", nargs="?", choices=("child", "ike"), default="child")
     rekey.add_argument("--ike", dest="sa", action="store_const", const="ike", help="same as: ike")
+    redirect = command("redirect", _redirect, "send moats to another portal, until moatd ends")
+    redirect.add_argument("words", nargs="*", metavar="NAME GATEWAY", help="who is sent where")
+    redirect.add_argument("--all", action="store_true", help="every connection that is called")
+    redirect.add_argument("--off", action="store_true", help="send nobody away any more")
     level = command("log-level", _log_level, "log more or less from now on")
     level.add_argument("level", choices=LOG_LEVELS)
     identity = command("identity", _identity, "make a private key, or show its public key")

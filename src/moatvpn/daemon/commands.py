@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Any, Literal
 
 from moatvpn.config import connection_from_dict
+from moatvpn.config_fields import FQDN
 from moatvpn.daemon.control import Handler, Peer
 from moatvpn.daemon.engine import Engine
 from moatvpn.daemon.log import Log
@@ -29,6 +31,7 @@ class Commands:
             "replace": self._replace,
             "delete": self._delete,
             "rekey": self._rekey,
+            "redirect": self._redirect,
             "log-level": self._log_level,
         }
 
@@ -73,6 +76,14 @@ class Commands:
         self._changed(f"rekey of {sa} SA started", name, peer)
         return {"changed": True}
 
+    def _redirect(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
+        name = None if request.get("all") is True else _text(request, "name")
+        gateway = None if request.get("off") is True else _gateway(request)
+        told = self._engine.redirect(name, gateway, self._clock())
+        where = "ended" if gateway is None else f"to {gateway}, {told} told at once,"
+        self._changed(f"redirect {where}", name, peer)
+        return {"changed": True, "told": told}
+
     def _log_level(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         level = _text(request, "level")
         changed = level != self._log.level
@@ -91,6 +102,17 @@ def _text(request: dict[str, Any], key: str) -> str:
     if not isinstance(value, str):
         raise OperatorError("control request", f"lacks the text {key!r}", "Ask through moatctl")
     return value
+
+
+def _gateway(request: dict[str, Any]) -> str:
+    gateway = _text(request, "gateway")
+    try:
+        return str(IPv4Address(gateway))
+    except ValueError:
+        if FQDN.fullmatch(gateway) and not gateway.replace(".", "").isdigit():
+            return gateway
+    remedy = "Give its IPv4 address, or its identity"
+    raise OperatorError(f"gateway {gateway!r}", "is neither address nor name", remedy)
 
 
 def _record(request: dict[str, Any], key: str) -> dict[str, Any]:

@@ -192,6 +192,21 @@ class Engine:
         self._ike.remember_peer(name, peer, now)
         self._settle()
 
+    def redirect(self, name: str | None, gateway: str | None, now: float) -> int:
+        """Send the peer of a connection, with None every peer, to another gateway; None: stop.
+
+        Returns how many have been told at once. Raises OperatorError where there is no such name.
+        """
+        if name is not None:
+            self._connections.expect(name)
+            names = [name]
+        else:
+            self._ike.redirect_all(gateway)
+            names = [config.name for config in self._connections if not config.initiate]
+        told = sum(self._ike.redirect(each, gateway, now) for each in names)
+        self._settle()
+        return told
+
     def rekey(self, name: str, sa: Literal["child", "ike"], now: float) -> None:
         """Start the rekey of an SA; raise OperatorError where there is none to rekey."""
         self._connections.expect(name)

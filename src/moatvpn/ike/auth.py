@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from moatvpn.counters import DropReason
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import callback, configuration, mobike, ppk, resumption
+from moatvpn.ike import callback, configuration, mobike, ppk, redirect, resumption
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.certificate import claimed_names
@@ -86,6 +86,8 @@ def _method(connection: Connection, sa: IkeSa, secrets: InitSecrets) -> Authenti
     """Return what proves both sides: the ticket where there is one, or what is configured."""
     if isinstance(secrets, ResumeSecrets) and sa.keys is not None:
         return TicketAuthentication(connection.config, sa.keys, sa.initiator)
+    if sa.gateway is not None:
+        return connection.redirects.gateways[sa.gateway]
     return connection.authentication
 
 
@@ -110,12 +112,14 @@ class AuthTask(PlainTask):
         self._spi = self._sa.context.new_child_spi()
         config = self._connection.config
         authentication = _method(self._connection, self._sa, self._secrets)
+        gateway = self._sa.gateway
+        peer = config.remote_identity if gateway is None else gateway.identity
         self._wanted = ours, theirs = self._connection.children.wanted()[0]
         proof, ppk_notifies = self._proof(authentication)
         return [
             *proof,
             *certificate_request(authentication.authorities),
-            (PayloadType.ID_R, encode_fqdn(config.remote_identity)),
+            (PayloadType.ID_R, encode_fqdn(peer)),
             *configuration.request(config),
             (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, ()))),
             (PayloadType.TS_I, encode_selectors(ours)),
@@ -151,6 +155,9 @@ class AuthTask(PlainTask):
         except PeerError:
             sa.send(refusal_of(sa))  # the responder believes that all is well
             raise
+        if redirect.heard(self._connection, sa, payloads, now):
+            self.abandon()
+            return
         try:
             child = self._child(payloads)
             assigned = configuration.taken(self._connection.config, payloads, child.local_ts)
@@ -205,6 +212,11 @@ def respond(
         raise
     sa.connection = connection.config.name
     answer = _proof(_method(connection, sa, secrets), sa, secrets)
+    away = redirect.told_in_auth(connection, sa)
+    if away:
+        sa.connection = None  # it is nobody's, and goes with the peer's Delete, or soon
+        sa.respond(Exchange.IKE_AUTH, message_id, [*answer, *away])
+        return
     try:
         callback.settle(connection, sa)
         _refuse_nat(sa, payloads)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moatvpn.config import ConnectionConfig
+from moatvpn.config import ConnectionConfig, Gateway
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import init, resumption
 from moatvpn.ike.addresses import Addresses
@@ -22,6 +22,7 @@ from moatvpn.ike.informational import farewell
 from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.mobike import LivenessTask
 from moatvpn.ike.ppk import Ppk
+from moatvpn.ike.redirect import Redirects
 from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.resumption import Tickets
 from moatvpn.ike.scheduler import Deadline
@@ -79,6 +80,7 @@ class Connection:
         config: ConnectionConfig,
         authentication: Authentication,
         ppk: Ppk | None,
+        gateways: Mapping[Gateway, Authentication],
         now: float,
     ) -> None:
         self._context = context
@@ -92,6 +94,7 @@ class Connection:
         self.children = Children(context, self)
         self.addresses = Addresses(context, self)
         self.tickets = Tickets(self)
+        self.redirects = Redirects(self, gateways)
         self._retry: Deadline | None = None
         self._watch: Deadline | None = None
         self._unanswered: Deadline | None = None
@@ -113,18 +116,23 @@ class Connection:
     def begin(self, now: float) -> None:
         """Start an IKE SA where the peer is configured, with everything fresh, if one is needed."""
         address = self.config.remote_address
-        needed = self.sa is None or self.sa.silent
+        gateway = self.redirects.target
+        needed = self.sa is None or self.sa.silent or self.redirects.pending
         if self._removed or address is None or not needed:
             return
         self._drop_attempt()
-        host = self.addresses.where_to_call(address)
-        if self.attempt_at(Endpoint(host, IKE_PORT), IKE_PORT, now) is None:
+        host = self.addresses.where_to_call(address) if gateway is None else gateway.address
+        attempt = self.attempt_at(Endpoint(host, IKE_PORT), IKE_PORT, now)
+        if attempt is None:
             self._retry_at(now + RETRY_SECONDS)
+        else:
+            attempt.gateway = gateway
 
     def attempt_at(self, remote: Endpoint, port: int, now: float) -> IkeSa | None:
         """Start an IKE SA with remote from our port, unless one is or goes up; None for no way."""
         host = self._context.local_address(remote.host)
-        if host is None or self.attempt is not None or (self.sa is not None and not self.sa.silent):
+        busy = self.sa is not None and not self.sa.silent and not self.redirects.pending
+        if host is None or self.attempt is not None or busy:
             return None
         force_udp = self.config.encapsulation == "udp"
         context, local, name = self._context, Endpoint(host, port), self.config.name
@@ -174,7 +182,10 @@ class Connection:
         for spi_in in old_children:
             self.children.gone(spi_in)
         self.children.fill(now)
+        moved = self.redirects.arrived(sa)
         if old is not None:
+            if moved:
+                old.send(farewell(old))
             old.close()
         self._last_inbound = now
         self._watch_from(now)
@@ -234,7 +245,9 @@ class Connection:
         if self.sa is not None:
             self.sa.peer_lives(now)
         # Once IKE_AUTH has left, the peer may have replaced our IKE SA already: then go on.
-        if self.sa is not None and self.attempt and self.attempt[0].state is not State.AUTH_SENT:
+        if self.sa is None or self.attempt is None or self.redirects.pending:
+            return
+        if self.attempt[0].state is not State.AUTH_SENT:
             self._drop_attempt()
 
     def outbound(self, now: float) -> None:
@@ -337,6 +350,7 @@ class Connection:
             if sa.resumed:
                 self.tickets.failed(sa)
                 wait = 0.0  # the next call is a full one
+            self.redirects.failed(sa)
             self._drop_attempt()
             if self.config.initiate:
                 self._retry_at(now + (wait or RETRY_SECONDS * self._context.fraction()))

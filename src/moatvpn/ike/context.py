@@ -56,6 +56,7 @@ class Context:
         self.own_hosts = own_hosts
         self.certificates = certificates
         self.tickets = tickets
+        self.redirect_to: str | None = None  # where whoever calls is sent instead
         self.scheduler = Scheduler()
         self.reassembly = Reassembly(self.scheduler)
         self.followups = Followups(self.scheduler, random)

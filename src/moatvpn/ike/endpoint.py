@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from moatvpn.config import ConnectionConfig
+from moatvpn.config import ConnectionConfig, config_for, gateways_of
 from moatvpn.counters import Counters, DropReason
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError, PeerError
@@ -30,6 +30,7 @@ from moatvpn.ike.fragmentation import Opened
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.ppk import ppk_for
+from moatvpn.ike.redirect import RedirectTask
 from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.secrets import NO_CERTIFICATES, NO_SECRETS, Certificates, ConnectionSecrets
 from moatvpn.ike.state import State
@@ -130,7 +131,11 @@ class IkeEndpoint:
             raise OperatorError(config.name, why, "Delete that one first")
         authentication = authentication_for(context, config, secrets)
         ppk = ppk_for(config, secrets)
-        connection = Connection(context, config, authentication, ppk, now)
+        gateways = {
+            gateway: authentication_for(context, config_for(config, gateway), secrets)
+            for gateway in gateways_of(config)
+        }
+        connection = Connection(context, config, authentication, ppk, gateways, now)
         context.connections[config.name] = connection
         context.answering.add(config)
         context.authorities.update(authentication.authorities)
@@ -154,6 +159,22 @@ class IkeEndpoint:
             connection.children.rekey(None, now)
         else:
             connection.rekey_ike(now)
+
+    def redirect(self, name: str, gateway: str | None, now: float) -> bool:
+        """Send the peer of a connection to another gateway, now and whenever it calls; None: stop.
+
+        Returns whether it has been told: it has to be up, and to understand redirects.
+        """
+        connection = self._connection(name)
+        connection.redirects.to = gateway
+        if gateway is None or connection.sa is None or not connection.sa.redirectable:
+            return False
+        connection.sa.start(RedirectTask(gateway), now)
+        return True
+
+    def redirect_all(self, gateway: str | None) -> None:
+        """Send whoever calls from now on to another gateway, as cheaply as can be; None: stop."""
+        self._context.redirect_to = gateway
 
     def strangers(self) -> list[FailureRecord]:
         """Return who lately failed to call us and belongs to no connection, the latest first."""

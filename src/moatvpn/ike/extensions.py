@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
 from moatvpn.errors import PeerError
-from moatvpn.ike import ppk
+from moatvpn.ike import ppk, redirect
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.proposal import IkePolicy
 from moatvpn.wire.algorithms import Kem, PostQuantum
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def offer(sa: IkeSa, policy: IkePolicy) -> list[Notify]:
     """Return what an initiator announces."""
     connection = sa.context.connection_of(sa)
-    return _supported(
+    redirects = connection.redirects.announce() if connection is not None else []
+    return redirects + _supported(
         (NotifyType.IKEV2_FRAGMENTATION_SUPPORTED, True),
         (NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED, policy.post_quantum is not PostQuantum.OFF),
         (NotifyType.USE_PPK, connection is not None and connection.ppk is not None),
@@ -49,6 +50,7 @@ def agree(
     Raises PeerError for an answer without what we cannot go on without.
     """
     kinds = {notify.type for notify in notifies}
+    sa.redirectable = redirect.may_be_told(notifies)
     sa.fragmentation = NotifyType.IKEV2_FRAGMENTATION_SUPPORTED in kinds
     if kems and not supports_intermediate(notifies):
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "ML-KEM without IKE_INTERMEDIATE")

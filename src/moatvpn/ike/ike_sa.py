@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from moatvpn.config import Gateway
 from moatvpn.counters import DropReason
 from moatvpn.crypto.ike_cipher import OpeningKey, SealingKey, opening_key, sealing_key
 from moatvpn.crypto.keymat import IkeKeys
@@ -65,7 +66,8 @@ class IkeSa:
     seen_as: the hash of our address as the peer saw it last, empty where it has not told yet.
     mobility: shared with the IKE SAs that this one replaces and that replace it.
     asked_via: our address and the peer's of the request that we are answering.
-    resumed: it goes on where another one was lost (RFC 5723).
+    resumed: it goes on where another one was lost (RFC 5723). redirectable: the peer can be sent to
+    another gateway (RFC 5685); gateway: the one that we have been sent to, where this is with it.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -88,6 +90,8 @@ class IkeSa:
     sent_at: float = 0.0
     began_at: float = 0.0
     resumed: bool = False
+    redirectable: bool = False
+    gateway: Gateway | None = None
     choice: IkeChoice | None = None
     keys: IkeKeys | None = None
     established_at: float = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from moatvpn.ike import mobike, resumption
+from moatvpn.ike import mobike, redirect, resumption
 from moatvpn.ike.failure import failure_told
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, PlainTask, notifies_of
@@ -121,5 +121,6 @@ def respond(
     answer += resumption.grant(connection, sa, payloads)
     sa.respond(Exchange.INFORMATIONAL, message_id, answer)
     connection.addresses.requested(request, now)
+    redirect.heard(connection, sa, payloads, now)
     for record in gone:
         connection.children.deleted(record, now)

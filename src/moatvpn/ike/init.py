@@ -20,7 +20,7 @@ from moatvpn.crypto.kex import KeyExchange, answer_key_exchange, new_key_exchang
 from moatvpn.crypto.keymat import IkeKeys, Seed, ike_keys
 from moatvpn.crypto.signature_algorithms import SignatureHash
 from moatvpn.errors import MoatError, PeerError
-from moatvpn.ike import extensions, first, nat
+from moatvpn.ike import extensions, first, nat, redirect
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.context import Context
 from moatvpn.ike.failure import Failure, FailureError, failure_told
@@ -54,6 +54,7 @@ from moatvpn.wire.ike_payloads import (
     parse_nonce,
 )
 from moatvpn.wire.ike_proposal import encode_proposals, parse_proposals
+from moatvpn.wire.ike_redirect import redirect as redirect_notify
 
 if TYPE_CHECKING:
     from moatvpn.ike.connection import Connection
@@ -199,6 +200,9 @@ def answer(sa: IkeSa, header: IkeHeader, data: bytes, now: float) -> None:
     refuse_critical(payloads)
     offered, ke, nonce_i = _required(payloads)
     notifies = notifies_of(payloads)
+    if context.redirect_to is not None and redirect.may_be_told(notifies):
+        away = redirect_notify(context.redirect_to, nonce_i)
+        raise RefusalError(DropReason.IKE_REDIRECTED, away, "sent to another gateway")
     sent = Group.by_number(parse_ke(ke)[0])
     # Who it is we learn from IKE_AUTH only, which then checks what its connection allows.
     policy = context.answering.policy
@@ -303,6 +307,9 @@ def proceed(
 ) -> bool:
     """Take the response, as complete does, and send the request again where it has to be."""
     policy = ike_policy(connection.config)
+    notifies = notifies_of(parse_chain(header.next_payload, data[HEADER_LENGTH:]))
+    if redirect.heard_in_clear(connection, sa, secrets.nonce_i, notifies, now):
+        return False
     done = complete(sa, secrets, policy, header, data)
     sa.take_response(0, Exchange.IKE_SA_INIT)
     if not done:

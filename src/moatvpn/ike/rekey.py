@@ -231,6 +231,7 @@ def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys
     new = IkeSa(old.context, initiator, State.ESTABLISHED, *spis, old.local, old.remote)
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
     new.choice, new.fragmentation, new.ppk = choice, old.fragmentation, old.ppk
+    new.redirectable, new.gateway = old.redirectable, old.gateway
     new.mobility = old.mobility
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new

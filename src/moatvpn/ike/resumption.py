@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from moatvpn.counters import DropReason
 from moatvpn.crypto.keymat import Seed, resumed_ike_keys
 from moatvpn.errors import PeerError
-from moatvpn.ike import first, init
+from moatvpn.ike import first, init, redirect
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.part import Part
 from moatvpn.ike.proposal import IkeChoice
@@ -252,7 +252,7 @@ def _send_request(
         *_encode(*cookie),
         (PayloadType.NONCE, secrets.nonce_i),
         *_encode(Notify(NotifyType.TICKET_OPAQUE, held.octets)),
-        *init.notifies_about(sa, force_udp, [_FRAGMENTS]),
+        *init.notifies_about(sa, force_udp, [_FRAGMENTS, *_redirects(sa)]),
     ]
     secrets.request = sa.plain(Exchange.IKE_SESSION_RESUME, False, body)
     sa.next_request = 0
@@ -299,10 +299,16 @@ def proceed(
     return True
 
 
+def _redirects(sa: IkeSa) -> list[Notify]:
+    connection = sa.context.connection_of(sa)
+    return connection.redirects.announce() if connection is not None else []
+
+
 def _learn(sa: IkeSa, notifies: Sequence[Notify]) -> None:
     """Take in what is never resumed: addresses, NATs, and what the peer supports."""
     init.detect_nat(sa, notifies)
     sa.fragmentation = any(n.type == _FRAGMENTS.type for n in notifies)
+    sa.redirectable = redirect.may_be_told(notifies)
 
 
 def _set_keys(sa: IkeSa, secrets: ResumeSecrets, choice: IkeChoice, sk_d: bytes) -> None:
@@ -346,6 +352,8 @@ def connection_of(context: Context, ticket: Ticket) -> Connection | None:
         return None
     present = _configuration(context, connection)
     issued = connection.tickets.issued
+    if context.redirect_to is not None or connection.redirects.to is not None:
+        return None  # whoever is to be sent away is told so in IKE_SA_INIT or IKE_AUTH
     last = issued is None or hmac.compare_digest(issued[1], ticket.number)
     same = hmac.compare_digest(present, ticket.configuration)
     return connection if last and same else None

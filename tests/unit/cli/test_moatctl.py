@@ -163,6 +163,44 @@ def test_rekey(ctl: Ctl, daemon: Daemon, words: list[str], sa: str) -> None:
     assert daemon.requests == [{"command": "rekey", "name": "c1", "sa": sa}]
 
 
+@pytest.mark.parametrize(
+    ("words", "request_", "told"),
+    [
+        (
+            ["c1", "198.51.100.3"],
+            {"name": "c1", "all": False, "off": False, "gateway": "198.51.100.3"},
+            "connection c1: redirect to 198.51.100.3, 1 told at once\n",
+        ),
+        (
+            ["--all", "p2.example.net"],
+            {"all": True, "off": False, "gateway": "p2.example.net"},
+            "all connections: redirect to p2.example.net, 1 told at once\n",
+        ),
+        (
+            ["c1", "--off"],
+            {"name": "c1", "all": False, "off": True},
+            "connection c1: redirect ended\n",
+        ),
+        (["--all", "--off"], {"all": True, "off": True}, "all connections: redirect ended\n"),
+    ],
+)
+def test_redirect(
+    ctl: Ctl, daemon: Daemon, words: list[str], request_: dict[str, Any], told: str
+) -> None:
+    daemon.answer = lambda _: {"changed": True, "told": 1}
+    assert ctl("redirect", *words)[:2] == (0, told)
+    assert daemon.requests == [{"command": "redirect", **request_}]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["c1"], ["--all"], ["c1", "a", "b"], ["--all", "--off", "x"]]
+)
+def test_redirect_with_words_that_mean_nothing(ctl: Ctl, words: list[str]) -> None:
+    status, _, err = ctl("redirect", *words)
+    assert status == 1
+    assert "Give NAME GATEWAY" in err
+
+
 def test_log_level(ctl: Ctl, daemon: Daemon) -> None:
     assert ctl.json("log-level", "debug") == {"changed": True}
     assert daemon.requests == [{"command": "log-level", "level": "debug"}]

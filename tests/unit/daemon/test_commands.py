@@ -41,6 +41,10 @@ class FakeEngine:
     def rekey(self, name: str, sa: str, now: float) -> None:
         self.calls.append(("rekey", name, sa, now))
 
+    def redirect(self, name: str | None, gateway: str | None, now: float) -> int:
+        self.calls.append(("redirect", name, gateway, now))
+        return 3
+
 
 @pytest.fixture
 def engine() -> FakeEngine:
@@ -121,4 +125,33 @@ def test_refusals(
     with pytest.raises(OperatorError) as caught:
         commands(request_, OPERATOR)
     assert reason in str(caught.value)
+    assert engine.calls == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "call"),
+    [
+        ({"name": "c1", "gateway": "198.51.100.3"}, ("c1", "198.51.100.3")),
+        ({"name": "c1", "gateway": "p2.example.net"}, ("c1", "p2.example.net")),
+        ({"all": True, "gateway": "198.51.100.3"}, (None, "198.51.100.3")),
+        ({"name": "c1", "off": True}, ("c1", None)),
+        ({"all": True, "off": True}, (None, None)),
+    ],
+)
+def test_redirects(
+    commands: Commands,
+    engine: FakeEngine,
+    log: Any,
+    request_: dict[str, Any],
+    call: tuple[Any, ...],
+) -> None:
+    assert commands({"command": "redirect", **request_}, OPERATOR) == {"changed": True, "told": 3}
+    assert engine.calls == [("redirect", *call, 50.0)]
+    assert log.lines[0][1].startswith("redirect ")
+
+
+@pytest.mark.parametrize("gateway", ["", "999.1.1.1", "not a name", "::1", None, 5])
+def test_no_redirect_to_nowhere(commands: Commands, engine: FakeEngine, gateway: Any) -> None:
+    with pytest.raises(OperatorError):
+        commands({"command": "redirect", "name": "c1", "gateway": gateway}, OPERATOR)
     assert engine.calls == []
