@@ -502,6 +502,9 @@ def test_selectors_without_anything_in_common_are_told_with_the_proof():
     assert tables(portal) == EMPTY
     notices = [e.text for e in moat.events if "refused by the peer" in getattr(e, "text", "")]
     assert "TS_UNACCEPTABLE" in notices[0]
+    # The portal tells even a peer that would go on without a CHILD_SA.
+    told = [exchange_of(d) for d in network.log if d.local.host == PORTAL_HOST]
+    assert (INFORMATIONAL, False) in told
 
 
 def test_a_peer_that_lost_the_child_sa_makes_us_start_over():

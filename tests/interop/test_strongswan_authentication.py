@@ -145,6 +145,15 @@ def test_raw_public_key(meeting: Meeting, kind: str) -> None:
         charon.remove("pubkey/raw.pem")
 
 
+def test_certificates_of_different_kinds(meeting: Meeting) -> None:
+    """moatd has a key of ECDSA, charon one of RSA, and the CA one of Ed25519."""
+    ca = Authority("Interop CA", **valid())
+    ours = ca.issue(meeting.own.identity, "p256", **valid())
+    theirs = ca.issue(meeting.peer.identity, "rsa2048", **valid())
+    with certified(meeting, ca, ours, theirs) as changes, meeting.tunnel(**changes):
+        meeting.exchange_traffic()
+
+
 def test_certificate_below_an_intermediate_ca(meeting: Meeting) -> None:
     root = Authority("Interop root", "p384", **valid())
     ca = Authority("Interop intermediate", "rsa2048", above=root, path_length=0, **valid())

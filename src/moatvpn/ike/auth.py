@@ -23,10 +23,11 @@ from moatvpn.ike.authentication.ticket import TicketAuthentication
 from moatvpn.ike.context import Context
 from moatvpn.ike.failure import Failure, FailureError, ProofError, failure_of, failure_told
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.informational import farewell, refusal_of
+from moatvpn.ike.informational import DeleteIkeTask, farewell, refusal_of
 from moatvpn.ike.init import InitSecrets
 from moatvpn.ike.refusal import RefusalError
 from moatvpn.ike.resumption import ResumeSecrets
+from moatvpn.ike.state import State
 from moatvpn.ike.task import Payloads, PlainTask, body_of, certificate_request, notifies_of
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import (
@@ -223,12 +224,15 @@ def respond(
         child, choice = _answer_child(sa, connection, secrets, payloads)
     except RefusalError as refusal:
         # The proof goes with it, as 2.21.2 has it: only the CHILD_SA has failed. But without one
-        # the IKE SA is of no use to a moat, which starts over.
+        # the IKE SA is of no use to a moat, which starts over; a peer that would keep it is told.
         answer.append((PayloadType.NOTIFY, refusal.notify.encode()))
         sa.respond(Exchange.IKE_AUTH, message_id, answer)
         _note(connection, sa, refusal, now)
-        sa.close()
-        raise
+        sa.context.counters.drop(refusal.reason)
+        sa.forget_half_open()
+        sa.move(State.REPLACED)
+        sa.start(DeleteIkeTask(sa), now)
+        return
     proposal = choice.proposal(child.spi_in)
     answer += [
         *configuration.reply(connection.config, payloads),

@@ -67,7 +67,7 @@ def refusal_of(sa: IkeSa) -> bytes:
 
 
 class DeleteIkeTask(PlainTask):
-    """Delete an IKE SA that a rekey has replaced."""
+    """Delete an IKE SA that is of no use any more."""
 
     exchange = Exchange.INFORMATIONAL
 

@@ -5,7 +5,7 @@ INTERMEDIATE  we sent IKE_INTERMEDIATE and wait for its answer (initiator)
 AUTH_SENT     we sent IKE_AUTH and wait for its answer         (initiator)
 HALF_OPEN     we answered IKE_SA_INIT and wait for IKE_AUTH    (responder)
 ESTABLISHED   both sides are authenticated
-REPLACED      a rekey has made its successor; it only deletes itself now
+REPLACED      a rekey has made its successor, or it came without a CHILD_SA; it only deletes itself
 CLOSED        gone; nothing leaves this state
 """
 
@@ -30,7 +30,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.INIT_SENT: frozenset({State.INTERMEDIATE, State.AUTH_SENT, State.CLOSED}),
     State.INTERMEDIATE: frozenset({State.AUTH_SENT, State.CLOSED}),
     State.AUTH_SENT: frozenset({State.ESTABLISHED, State.CLOSED}),
-    State.HALF_OPEN: frozenset({State.ESTABLISHED, State.CLOSED}),
+    State.HALF_OPEN: frozenset({State.ESTABLISHED, State.REPLACED, State.CLOSED}),
     State.ESTABLISHED: frozenset({State.REPLACED, State.CLOSED}),
     State.REPLACED: frozenset({State.CLOSED}),
     State.CLOSED: frozenset(),
