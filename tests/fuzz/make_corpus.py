@@ -105,12 +105,22 @@ def parser_seeds() -> Iterator[bytes]:
     yield bytes((PARSER["forged"],)) + bytes(60)
 
 
+def resumption() -> bytes:
+    """Return a moat's IKE_SESSION_RESUME request, with the ticket of a portal that is gone."""
+    bench = Bench()
+    bench.network.peers.remove(bench.portal)
+    bench.moat.ike.note_outbound("portal", bench.network.now)
+    bench.run(5.0)
+    return next(d.data for d in bench.network.log if d.data[18] == Exchange.IKE_SESSION_RESUME)
+
+
 def responder_seeds() -> Iterator[bytes]:
     """Yield inputs of the responder's target."""
     for message in first_requests():
         for side in (0, 1):
             yield encode_step(STRANGER, side, message) * 2
         yield encode_step(KNOWS, 0, message)
+    yield encode_step(STRANGER, 0, resumption()) * 2
     for portal, response, exchange, first, chain in sealed_chains():
         said = bytes((exchange, first)) + chain + b"\0"
         side = int(portal)

@@ -9,6 +9,7 @@ be there.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -34,6 +35,7 @@ from moatvpn.crypto.sign import Signer
 from moatvpn.ike.connection import ConnectionStatus
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.secrets import Certificates, ConnectionSecrets
+from moatvpn.ike.tickets import TicketKeys
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import HEADER_LENGTH, NO_SPI, Exchange, PayloadType
 
@@ -89,7 +91,10 @@ class Bench:
     def __init__(self) -> None:
         self.network = Network(1)
         self.moat = Peer(MOAT, MOAT_HOST, 11, SIGNERS[0])
-        self.portal = Peer(PORTAL, PORTAL_HOST, 22, SIGNERS[1], certificates=CERTIFICATES)
+        tickets = TicketKeys(random.Random(5).randbytes, lambda: NOW + self.network.now)
+        self.portal = Peer(
+            PORTAL, PORTAL_HOST, 22, SIGNERS[1], certificates=CERTIFICATES, tickets=tickets
+        )
         self.network.join(self.moat, self.portal)
         self.portal.ike.add_connection(portal_config(self.moat), 0.0)
         # Two more that a stranger may claim to be.
