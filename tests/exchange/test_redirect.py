@@ -126,6 +126,15 @@ def test_a_gateway_that_is_not_configured_is_never_called():
     assert any("ignored" in notice.text for notice in moat.kinds(Notice))
 
 
+def test_a_portal_that_sends_to_itself_is_not_followed():
+    network = Network()
+    moat, portal, _ = trio(network)
+    assert portal.ike.redirect("c0001", PORTAL_HOST, network.now)
+    network.run(network.now + 5.0)
+    assert is_at(moat, portal)
+    assert len(moat.kinds(IkeUp)) == 1
+
+
 def test_a_gateway_without_its_key_gets_nobody():
     network = Network()
     moat, portal, _ = trio(network, keys=Peer("x.example.net", "192.0.2.99", 5))

@@ -156,7 +156,9 @@ class AuthTask(PlainTask):
         except PeerError:
             sa.send(refusal_of(sa))  # the responder believes that all is well
             raise
+        goodbye = farewell(sa)
         if redirect.heard(self._connection, sa, payloads, now):
+            sa.send(goodbye)
             self.abandon()
             return
         try:
