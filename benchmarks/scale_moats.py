@@ -31,7 +31,8 @@ _FIRST_HOST = int(IPv4Address("100.64.0.0")) + 1
 _FIRST_PRIVATE = int(IPv4Address("10.128.0.0"))
 _FIRST_PRIVATE6 = int(IPv6Address("fd00:128::"))
 _PROGRESS_SECONDS = 1.0
-_TIMERS_AT_ONCE = 16
+_BATCHES_AT_ONCE = 8
+_TIMERS_AT_ONCE = 64
 
 
 def private_networks(number: int) -> tuple[str, str]:
@@ -142,8 +143,9 @@ class Fleet:
         until = self._timers[0][0] if self._timers else math.inf
         self._poll.poll(max(0.0, min(patience, until - time.monotonic())) * 1000)
         self._raw.receive()
-        while self._receive():
-            pass
+        for _ in range(_BATCHES_AT_ONCE):
+            if not self._receive():
+                break
         for _ in range(_TIMERS_AT_ONCE):
             now = time.monotonic()
             if not self._timers or self._timers[0][0] > now:
