@@ -27,6 +27,7 @@ from moatvpn.ike.diagnosis import LINES_A_MINUTE, MOST_STRANGERS, Diagnosis
 from moatvpn.ike.events import ChildUp, IkeUp, Notice
 from moatvpn.ike.failure import Failure
 from moatvpn.ike.secrets import ConnectionSecrets
+from moatvpn.ike.status import status_of
 from moatvpn.wire.algorithms import CipherSuite, Group
 from moatvpn.wire.ike_header import Exchange
 
@@ -305,7 +306,7 @@ def all_text(peers: list[Peer]) -> str:
         said += [repr(event) + str(event) for event in peer.events]
         context = peer.ike._context
         for connection in context.connections.values():
-            said += [repr(connection.status()), repr(connection.config)]
+            said += [repr(status_of(connection)), repr(connection.config)]
             said += [repr(connection.authentication), repr(connection.failure)]
         said += [repr(sa) for sa in context.ike_sas.values()]
         said += [repr(secrets) for secrets in context.init_secrets.values()]

@@ -32,9 +32,9 @@ from pki import NOW, Authority
 
 from moatvpn.crypto.aead import new_aead
 from moatvpn.crypto.sign import Signer
-from moatvpn.ike.connection import ConnectionStatus
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.secrets import Certificates, ConnectionSecrets
+from moatvpn.ike.status import ConnectionStatus
 from moatvpn.ike.tickets import TicketKeys
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_header import HEADER_LENGTH, NO_SPI, Exchange, PayloadType

@@ -7,8 +7,8 @@ from typing import Any
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
 from moatvpn.esp.statistics import EspStatistics
-from moatvpn.ike.connection import ConnectionStatus
 from moatvpn.ike.diagnosis import FailureRecord
+from moatvpn.ike.status import ConnectionStatus
 from moatvpn.wire.ike_config import Assigned
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from moatvpn.config import ConnectionConfig, Gateway
 from moatvpn.esp.child import ChildSa
@@ -36,35 +35,6 @@ KEEPALIVE_SECONDS = 20.0  # without a packet to the peer, from behind a NAT (RFC
 UNANSWERED_SECONDS = 2.0  # traffic out and none in for this long: ask whether the peer lives
 # The least part of dpd_interval. Moats that an outage has brought into step fall out of it again.
 LIVENESS_PART = 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionStatus:
-    """How a connection is doing. Times are those of the daemon's clock, in seconds.
-
-    state is "established", "connecting" (we initiate) or "waiting" (for the peer to call).
-    key_exchange names those of the IKE SA, such as "x25519+mlkem768"; ppk is the name of the PPK
-    that is in its keys.
-    resumed says whether the IKE SA began by a ticket (RFC 5723), resumptions how many have so far,
-    ticket whether there is one to resume this one with.
-    """
-
-    name: str
-    state: str
-    role: str
-    peer: Endpoint | None
-    nat: bool
-    spi_i: bytes
-    spi_r: bytes
-    established_at: float | None
-    ike_rekey_at: float | None
-    child_rekey_at: float | None
-    key_exchange: str | None = None
-    ppk: str | None = None
-    failure: FailureRecord | None = None
-    resumed: bool = False
-    resumptions: int = 0
-    ticket: bool = False
 
 
 class Connection:
@@ -388,26 +358,3 @@ class Connection:
             sa.close()
             self.children.clear()
             self._context.events.append(IkeDown(self.config.name, "removed"))
-
-    def status(self) -> ConnectionStatus:
-        """Return how the connection is doing."""
-        sa = self.sa
-        idle = "connecting" if self.config.initiate else "waiting"
-        return ConnectionStatus(
-            name=self.config.name,
-            state=State.ESTABLISHED.value if sa else idle,
-            role="initiator" if self.config.initiate else "responder",
-            peer=self.addresses.peer if sa else None,
-            nat=sa.nat if sa else False,
-            spi_i=sa.spi_i if sa else b"",
-            spi_r=sa.spi_r if sa else b"",
-            key_exchange=sa.choice.key_exchange if sa and sa.choice else None,
-            ppk=self.ppk.identity if self.ppk is not None and sa and sa.ppk else None,
-            established_at=sa.established_at if sa else None,
-            ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
-            child_rekey_at=self.children.next_rekey(),
-            failure=self.failure,
-            resumed=bool(sa) and self.tickets.resumed,
-            resumptions=self.tickets.count,
-            ticket=self.tickets.good,
-        )

@@ -17,7 +17,6 @@ from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.processor import Envelope, RawPacket
 from moatvpn.esp.statistics import EspStatistics
-from moatvpn.ike.connection import ConnectionStatus
 from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import (
     ChildActivate,
@@ -31,6 +30,7 @@ from moatvpn.ike.events import (
     PeerMoved,
 )
 from moatvpn.ike.secrets import NO_SECRETS
+from moatvpn.ike.status import ConnectionStatus
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
 from moatvpn.wire.ike_config import Assigned
