@@ -13,13 +13,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
-from boxes import MOAT, PORTAL, Box, Namespace, Side, new_box, run, wait_for
+from boxes import MOAT, PATIENCE, PORTAL, Box, Namespace, Side, new_box, run, wait_for
 from stream import stream
 
-TOLD, UNTOLD = 2.0, 10.0  # seconds that traffic may be away, by whether the moat notices
+# Seconds that traffic may be away, by whether the moat notices.
+TOLD, UNTOLD = 2.0 * PATIENCE, 10.0 * PATIENCE
 HOME, OTHER_HOME = "10.0.0.10", "10.0.0.20"
 OUTSIDE, OTHER_OUTSIDE = "192.0.2.50", "192.0.2.60"
 
@@ -131,15 +133,21 @@ class Home:
         return {str(box.connection("net")["encapsulation"]) for box in (self.moat, self.portal)}
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    directory = tmp_path_factory.mktemp("home")
+@contextmanager
+def new_home(directory: Path, data_plane: str = "python") -> Iterator[Home]:
+    """A home for the length of the block; its boxes carry packets by that data plane."""
     with ExitStack() as stack:
-        moat = stack.enter_context(new_box(directory, "hm", MOAT.identity))
-        portal = stack.enter_context(new_box(directory, "hp", PORTAL.identity))
+        moat = stack.enter_context(new_box(directory, "hm", MOAT.identity, data_plane))
+        portal = stack.enter_context(new_box(directory, "hp", PORTAL.identity, data_plane))
         router = Namespace(f"moat-test-{os.getpid()}-hr", directory / "router", "router")
         stack.callback(router.close)
         yield Home(moat, router, portal)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    with new_home(tmp_path_factory.mktemp("home")) as home:
+        yield home
 
 
 def away(home: Home, change: Callable[[], None], upwards: bool, limit: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import signal
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moatvpn.cli import moatctl
 from moatvpn.cli.client import ask
 from moatvpn.config import ED25519_SPKI_PREFIX
 from moatvpn.errors import OperatorError
@@ -188,16 +190,24 @@ class Box(Namespace):
         return daemon.wait(10)
 
     def moatctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run moatctl with this box's socket and directory."""
-        places = ["--socket", str(self.socket)]
-        if words[0] in ("add", "replace", "delete"):
-            places += ["--connections", str(self.connections)]
-        return run(sys.executable, "-m", "moatvpn.cli.moatctl", *words, *places, check=check)
+        """Run moatctl, as a program, with this box's socket and directory."""
+        whole = (*words, *self._places(words[0]))
+        return run(sys.executable, "-m", "moatvpn.cli.moatctl", *whole, check=check)
 
     def ctl(self, *words: str) -> dict[str, Any]:
-        """Return what moatctl answers as JSON."""
-        answer: dict[str, Any] = json.loads(self.moatctl(*words, "--json").stdout)
+        """Return what moatctl answers as JSON; it runs within this program, which spares time."""
+        told = io.StringIO()
+        with redirect_stdout(told), redirect_stderr(told):
+            status = moatctl.main([*words, *self._places(words[0]), "--json"])
+        assert status == 0, f"{words}: {told.getvalue()}"
+        answer: dict[str, Any] = json.loads(told.getvalue())
         return answer
+
+    def _places(self, command: str) -> list[str]:
+        places = ["--socket", str(self.socket)]
+        if command in ("add", "replace", "delete"):
+            places += ["--connections", str(self.connections)]
+        return places
 
     def connection(self, name: str) -> dict[str, Any]:
         """Return the status of one connection."""
