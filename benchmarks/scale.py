@@ -154,11 +154,16 @@ class Scale:
         return (self.portal.busy() - busy) / (time.monotonic() - began)
 
     def _add_one(self) -> float:
-        """Return the median of milliseconds for one more connection over the control socket."""
+        """Return the median of milliseconds for one more connection over the control socket.
+
+        Of the connection itself: what the tunnels send meanwhile is out of the way each time, or
+        its share of the processor (idle_cpu) would be counted as the connection's.
+        """
         config = Portal.record(self.spare.at_portal())
         times = []
         for _ in range(ADDITIONS):
             self.fleet.pump()
+            self.portal.settle()
             began = time.monotonic()
             self.portal.ask("add", connection=config)
             times.append((time.monotonic() - began) * 1000)

@@ -181,6 +181,14 @@ class Portal:
         line = next(x for x in self._proc("status").splitlines() if x.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
 
+    def settle(self) -> None:
+        """Return once moatd waits for something to do, or after a tenth of a second."""
+        until = time.monotonic() + 0.1
+        # The state stands behind the program's name, which is in parentheses (proc(5)).
+        while self._proc("stat").rpartition(")")[2].split()[0] != "S":
+            if time.monotonic() > until:
+                return
+
     def busy(self) -> float:
         """Return how many seconds of a core moatd has used."""
         return int(self._proc("schedstat").split()[0]) / 1e9
