@@ -174,3 +174,21 @@ def test_assigned_addresses_come_and_go_and_no_other_does(counters: Counters) ->
         assert there() == ["10.7.0.1/24"]
     with pytest.raises(OperatorError, match=r"address 10.201.9.1 of tun7: cannot be set"):
         addresses.set("c1", ("10.201.9.1",))
+
+
+def test_routes_outlive_the_assigned_addresses(counters: Counters) -> None:
+    with closing(TunDevice("tun7", counters)):
+        run("ip", "link", "set", "tun7", "addrgenmode", "none")
+        run("ip", "link", "set", "tun7", "up")
+        run("ip", "route", "add", "10.50.0.0/16", "dev", "tun7")
+        addresses = InterfaceAddresses("tun7")
+
+        def there() -> list[str]:
+            shown = run("ip", "-o", "-4", "address", "show", "dev", "tun7").stdout
+            return [line.split()[3] for line in shown.splitlines()]
+
+        for assigned in (("10.201.9.1",), (), ("10.201.9.2", "10.201.9.3"), (), ("10.201.9.4",)):
+            addresses.set("c1", assigned)
+            assert "10.50.0.0/16" in run("ip", "route", "show", "dev", "tun7").stdout
+            assert len(there()) == max(1, len(assigned))
+            assert {f"{address}/32" for address in assigned} <= set(there())

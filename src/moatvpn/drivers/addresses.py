@@ -6,14 +6,15 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_address
 
 from moatvpn.errors import OperatorError
 
-_RTM_NEWADDR, _RTM_DELADDR = 20, 21
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _NLM_F_REQUEST, _NLM_F_ACK = 0x1, 0x4
 _NLM_F_CREATE, _NLM_F_REPLACE = 0x400, 0x100
+_NLM_F_DUMP = 0x300
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
@@ -25,12 +26,15 @@ _LONGEST = 65536
 class InterfaceAddresses:
     """Gives one interface the addresses of each connection, each as a host's own (/32, /128).
 
-    Needs CAP_NET_ADMIN. Addresses that somebody else has put there are left alone.
+    Needs CAP_NET_ADMIN. Addresses that somebody else has put there are left alone. An address of
+    ours that is the interface's last IPv4 one stays until another comes: with it the kernel would
+    throw away all the interface's IPv4 routes, and nobody would put them back.
     """
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
         self._of: dict[str, tuple[str, ...]] = {}
+        self._staying: str | None = None
 
     def set(self, connection: str, addresses: Iterable[str]) -> None:
         """Give the interface these addresses in place of the connection's former ones.
@@ -43,9 +47,19 @@ class InterfaceAddresses:
         kept = {address for others in self._of.values() for address in others}
         for address in new:
             self._change(_RTM_NEWADDR, address)
-        for address in old:
-            if address not in kept:
+        former = old if self._staying is None else (*old, self._staying)
+        going = [address for address in former if address not in kept]
+        self._staying = self._last(going)
+        for address in going:
+            if address != self._staying:
                 self._change(_RTM_DELADDR, address)
+
+    def _last(self, going: Sequence[str]) -> str | None:
+        """Return the one of going that has to stay, because no other IPv4 address would be left."""
+        ours = [address for address in going if ip_address(address).version == 4]
+        if not ours or _count_ipv4(self._interface) > len(ours):
+            return None
+        return ours[-1]
 
     def _change(self, kind: int, address: str) -> None:
         parsed = ip_address(address)
@@ -71,12 +85,38 @@ def _ask(kind: int, family: int, index: int, octets: bytes) -> int:
     body = _IFADDRMSG.pack(family, 8 * len(octets), 0, 0, index)
     for attribute in (_IFA_LOCAL, _IFA_ADDRESS):
         body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(octets), attribute) + octets
-    message = _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
-    kinds = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, kinds, socket.NETLINK_ROUTE) as sock:
-        sock.settimeout(2.0)
-        sock.bind((0, 0))
-        sock.send(message)
+    with _netlink() as sock:
+        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
         answer = sock.recv(_LONGEST)
-    number = _ERROR.unpack_from(answer, _HEADER.size)[0]
-    return -int(number)
+    return -int(_ERROR.unpack_from(answer, _HEADER.size)[0])
+
+
+def _count_ipv4(interface: str) -> int:
+    """Return how many IPv4 addresses an interface has, 0 where there is none of that name."""
+    count = 0
+    try:
+        index = socket.if_nametoindex(interface)
+        with _netlink() as sock:
+            body = _IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, 0)
+            flags = _NLM_F_REQUEST | _NLM_F_DUMP
+            sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETADDR, flags, 1, 0) + body)
+            kind = _RTM_NEWADDR
+            while kind == _RTM_NEWADDR:
+                answer, offset = sock.recv(_LONGEST), 0
+                while offset + _HEADER.size <= len(answer):
+                    length, kind, *_ = _HEADER.unpack_from(answer, offset)
+                    if kind == _RTM_NEWADDR:
+                        body_at = offset + _HEADER.size
+                        count += _IFADDRMSG.unpack_from(answer, body_at)[4] == index
+                    offset += max((length + 3) & ~3, _HEADER.size)
+    except OSError:
+        return count
+    return count
+
+
+def _netlink() -> socket.socket:
+    kinds = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+    sock = socket.socket(socket.AF_NETLINK, kinds, socket.NETLINK_ROUTE)
+    sock.settimeout(2.0)
+    sock.bind((0, 0))
+    return sock
