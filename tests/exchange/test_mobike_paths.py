@@ -106,6 +106,30 @@ def test_a_liveness_check_shows_that_the_mapping_has_changed(said):
     assert not [line for line in said if line[:2] == ("portal", "?")]
 
 
+def test_a_check_of_the_portal_shows_the_moat_that_its_nat_is_gone():
+    """The moat asks nothing itself: every check of the portal's puts its own off.
+
+    portal, told by an envelope                          moat
+    HDR, SK{N(NAT…), N(COOKIE2)} ------->
+                                 <-------  HDR, SK{N(NAT…), N(COOKIE2)}
+                                 <-------  HDR, SK{N(UPDATE_SA_ADDRESSES), N(NAT…), N(COOKIE2)}
+    """
+    network = Network()
+    network.rewrite = nat(Endpoint(HOME, 10000), MOAT_HOST)
+    moat, portal = pair(network, dpd_interval=600.0)
+    network.run(3.0)
+    assert moat.outbound["portal"].child.udp
+    network.rewrite = lambda datagram: datagram
+    portal.ike.peer_moved("c0001", Endpoint(MOAT_HOST, NAT_PORT), network.now)
+    network.run(network.now + 1.0)
+    for peer, name, there in ((moat, "portal", PORTAL_HOST), (portal, "c0001", MOAT_HOST)):
+        assert peer.kinds(PeerMoved)[-1] == PeerMoved(name, Endpoint(there, NAT_PORT), False)
+    assert not sa_of(moat).behind_nat
+    seen = len(network.log)
+    network.run(network.now + 6.0)
+    assert len(network.log) == seen  # and that is all there is to say
+
+
 def test_no_nats_allowed_meets_none_or_the_update_is_refused():
     network = Network()
     moat, portal = established(network)

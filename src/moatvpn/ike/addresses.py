@@ -205,6 +205,18 @@ class Addresses(Part):
         elif request.hosts is not None and sa.mobility.steers and self._gone(request):
             self._point(sa, request.local, request.remote)
             self._ask(sa, False, now)
+        elif request.seen is not None and sa.mobility.steers:
+            self._shown(sa, request.seen, now)
+
+    def _shown(self, sa: IkeSa, seen: Seen, now: float) -> None:
+        """Take in what a check of the peer's shows us, who steer.
+
+        It put our own check off, so a NAT that has gone must not wait for that. Only a match of the
+        hashes shows anything: a request that is sent again, elsewhere, has those of where it went
+        first.
+        """
+        if sa.behind_nat and not seen.here:
+            self.compare(seen, now)
 
     def _gone(self, request: Request) -> bool:
         """Return whether the peer, which lists its addresses, is no more where its traffic goes."""
