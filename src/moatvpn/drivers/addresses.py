@@ -9,16 +9,22 @@ import struct
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, ip_address
 
+from moatvpn.drivers.netlink_codec import (
+    ACKNOWLEDGE,
+    CREATE,
+    DUMP,
+    HEADER,
+    REQUEST,
+    attribute,
+    message,
+    messages,
+)
 from moatvpn.errors import OperatorError
 
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
-_NLM_F_REQUEST, _NLM_F_ACK = 0x1, 0x4
-_NLM_F_CREATE, _NLM_F_REPLACE = 0x400, 0x100
-_NLM_F_DUMP = 0x300
+_REPLACE = 0x100
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, sender
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
-_ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 _LONGEST = 65536
 
@@ -79,16 +85,15 @@ class InterfaceAddresses:
 
 def _ask(kind: int, family: int, index: int, octets: bytes) -> int:
     """Ask the kernel for a change of one address; return its error number, 0 for none."""
-    flags = _NLM_F_REQUEST | _NLM_F_ACK
+    flags = REQUEST | ACKNOWLEDGE
     if kind == _RTM_NEWADDR:
-        flags |= _NLM_F_CREATE | _NLM_F_REPLACE
+        flags |= CREATE | _REPLACE
     body = _IFADDRMSG.pack(family, 8 * len(octets), 0, 0, index)
-    for attribute in (_IFA_LOCAL, _IFA_ADDRESS):
-        body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(octets), attribute) + octets
+    body += attribute(_IFA_LOCAL, octets) + attribute(_IFA_ADDRESS, octets)
     with _netlink() as sock:
-        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        sock.send(message(kind, flags, 1, body))
         answer = sock.recv(_LONGEST)
-    return -int(_ERROR.unpack_from(answer, _HEADER.size)[0])
+    return -int(_ERROR.unpack_from(answer, HEADER.size)[0])
 
 
 def _count_ipv4(interface: str) -> int:
@@ -98,17 +103,12 @@ def _count_ipv4(interface: str) -> int:
         index = socket.if_nametoindex(interface)
         with _netlink() as sock:
             body = _IFADDRMSG.pack(socket.AF_INET, 0, 0, 0, 0)
-            flags = _NLM_F_REQUEST | _NLM_F_DUMP
-            sock.send(_HEADER.pack(_HEADER.size + len(body), _RTM_GETADDR, flags, 1, 0) + body)
+            sock.send(message(_RTM_GETADDR, REQUEST | DUMP, 1, body))
             kind = _RTM_NEWADDR
             while kind == _RTM_NEWADDR:
-                answer, offset = sock.recv(_LONGEST), 0
-                while offset + _HEADER.size <= len(answer):
-                    length, kind, *_ = _HEADER.unpack_from(answer, offset)
+                for kind, _, told in messages(sock.recv(_LONGEST)):
                     if kind == _RTM_NEWADDR:
-                        body_at = offset + _HEADER.size
-                        count += _IFADDRMSG.unpack_from(answer, body_at)[4] == index
-                    offset += max((length + 3) & ~3, _HEADER.size)
+                        count += _IFADDRMSG.unpack_from(told)[4] == index
     except OSError:
         return count
     return count
