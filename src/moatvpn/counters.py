@@ -28,6 +28,7 @@ class DropReason(Enum):
     OUT_NO_SA = "out-no-sa"
     OUT_SA_EXHAUSTED = "out-sa-exhausted"
     OUT_SEND_FAILED = "out-send-failed"
+    OUT_TOO_LARGE = "out-too-large"  # not to be fragmented, and more than the interface carries
     # IKE (RFC 7296)
     IKE_MALFORMED = "ike-malformed"
     IKE_VERSION = "ike-version"

@@ -11,6 +11,10 @@ from moatvpn.wire.endpoint import Datagram, Endpoint
 # octet of the header outside of it. A bare tuple, since one is made for every packet.
 EspArrival = tuple[bytes, Endpoint, int]
 
+# ESP packets back to back, how long each is but for the last, which may be shorter, where they
+# came from, and their TOS octet, as above. The octets are valid until the socket is asked again.
+BurstArrival = tuple[memoryview, int, Endpoint, int]
+
 # How much one readable source may take before the others have their turn.
 BATCH = 64
 # The same of what belongs to no SA, each of which may cost a key exchange.
