@@ -89,6 +89,8 @@ class ConnectionConfig:
     pfs: whether each rekey of a CHILD_SA has a key exchange of its own.
     child_sas: "one" CHILD_SA for all networks, or one "per-pair" of networks, for peers that take
         no more (RFC 7296, 2.9); MOST_LINES at most. The side that calls goes by it.
+    aggfrag: "auto" (raw packets are packed into envelopes and split over them, RFC 9347, where the
+        peer and the data plane can) or "off".
     request_addresses: whether to ask the peer for addresses, resolvers and networks behind it: for
         a moat that is a single machine.
     assigned_addresses, assigned_dns, assigned_domains: what a peer that asks is told, beside
@@ -121,6 +123,7 @@ class ConnectionConfig:
     ppk_required: bool = True
     pfs: bool = True
     child_sas: str = "one"
+    aggfrag: str = "auto"
     request_addresses: bool = False
     assigned_addresses: tuple[str, ...] = ()
     assigned_dns: tuple[str, ...] = ()
@@ -230,6 +233,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         ppk_required=get.flag("ppk_required", True),
         pfs=get.flag("pfs", True),
         child_sas=child_sas,
+        aggfrag=get.choice("aggfrag", ("auto", "off"), "auto"),
         request_addresses=get.flag("request_addresses", False),
         **{key: get.hosts(key) for key in ("assigned_addresses", "assigned_dns")},
         assigned_domains=get.domains("assigned_domains"),

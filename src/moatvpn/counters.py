@@ -46,6 +46,7 @@ class DropReason(Enum):
     IKE_REDIRECTED = "ike-redirected"  # RFC 5685
     IKE_TICKET_REFUSED = "ike-ticket-refused"  # RFC 5723
     IKE_CROSSED_CALL = "ike-crossed-call"
+    IKE_AGGFRAG_REFUSED = "ike-aggfrag-refused"  # RFC 9347, 5.1: malformed, or asks too much
     # fragments of IKE messages (RFC 7383)
     IKE_FRAGMENT_UNEXPECTED = "ike-fragment-unexpected"
     IKE_FRAGMENT_REPEATED = "ike-fragment-repeated"

@@ -16,6 +16,7 @@ from typing import Any
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
+from moatvpn.esp.child import NO_ABILITIES, Abilities
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildActivate, ChildDown, ChildUp, IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
@@ -54,6 +55,7 @@ class Peer:
         own_hosts: tuple[str, ...] = (),
         certificates: Certificates = NO_CERTIFICATES,
         tickets: TicketKeys | None = None,
+        abilities: Abilities = NO_ABILITIES,
     ) -> None:
         self.identity, self.host = identity, host
         self.signer = signer or new_signer()
@@ -69,6 +71,7 @@ class Peer:
             own_hosts,
             certificates,
             tickets,
+            abilities,
         )
         self.events: list[IkeEvent] = []
         self.inbound: dict[int, ChildUp] = {}

@@ -46,6 +46,7 @@ ALL: dict[str, Any] = {
     "encapsulation": "udp",
     "esp_suites": ["chacha20-poly1305"],
     "post_quantum": "require",
+    "aggfrag": "off",
     "child_lifetime": 600,
     "ike_lifetime": 7200.5,
     "dpd_interval": 5,
@@ -75,6 +76,7 @@ def test_every_setting_is_taken() -> None:
     assert config.initiate is True
     assert config.esp_suites == (CipherSuite.CHACHA20_POLY1305,)
     assert config.post_quantum is PostQuantum.REQUIRE
+    assert config.aggfrag == "off"
     assert (config.child_lifetime, config.ike_lifetime, config.dpd_interval) == (600, 7200.5, 5)
     assert config.public_keys() == (SPKI,)
 
@@ -177,6 +179,7 @@ def test_the_daemon_s_certificate_and_crls() -> None:
         ("groups", ["x25519", "x25519"]),
         ("pfs", "yes"),
         ("child_sas", "many"),
+        ("aggfrag", "on"),
         ("request_addresses", 1),
         ("assigned_addresses", ["10.201.9.0/24"]),
         ("assigned_dns", "10.50.0.53"),

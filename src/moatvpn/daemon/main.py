@@ -96,6 +96,7 @@ class Daemon:
                 certificates=credentials.certificates,
                 own_hosts=config.wild_addresses,
                 tickets=_ticket_keys(config.state, log),
+                abilities=planes.abilities,
             )
             self._memory: PeerJournal | None = None
             if config.state is not None:

@@ -25,9 +25,14 @@ from moatvpn.drivers.xfrm_interface import KIND, kind_of, open_interface
 from moatvpn.drivers.xfrm_probe import probe
 from moatvpn.drivers.xfrm_socket import XfrmSocket
 from moatvpn.errors import OperatorError
+from moatvpn.esp.child import NO_ABILITIES, Abilities
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
+
+# What IKE may agree on where each of them carries the packets.
+_PYTHON_ABILITIES = NO_ABILITIES
+_KERNEL_ABILITIES = NO_ABILITIES
 
 
 def kernel_is_chosen(config: DaemonConfig, log: LogCall) -> bool:
@@ -73,6 +78,11 @@ class Planes:
         self._loop = loop
         self._stack = stack
         self._kernel = kernel_is_chosen(config, log)
+
+    @property
+    def abilities(self) -> Abilities:
+        """Return what the data plane can do."""
+        return _KERNEL_ABILITIES if self._kernel else _PYTHON_ABILITIES
 
     def open(self, ike: IkeEndpoint, **beside: Unpack[Beside]) -> tuple[Engine, Forwarder]:
         """Return the engine and the forwarder, with everything open; or raise OperatorError."""

@@ -34,6 +34,8 @@ def connection_row(
         "key_exchange": ike.key_exchange,
         "ppk": ike.ppk,
         "esn": esp.esn if sending else None,
+        "aggfrag": esp.aggfrag if sending else None,
+        "super_packets": esp.super_packets if sending else None,
         "established_for": _since(ike.established_at, now),
         "child_rekey_in": _until(ike.child_rekey_at, now),
         "ike_rekey_in": _until(ike.ike_rekey_at, now),

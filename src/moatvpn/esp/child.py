@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.selectors import TrafficSelector
+
+
+class Abilities(NamedTuple):
+    """What a data plane can do, and IKE must know before it negotiates.
+
+    aggfrag: it speaks AGGFRAG (RFC 9347) and our private blocks in it.
+    """
+
+    aggfrag: bool = False
+
+
+NO_ABILITIES = Abilities()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +30,9 @@ class ChildSa:
     memory (they are kept out of repr). local_ts and remote_ts are the negotiated selectors. udp
     says that envelopes travel in UDP port 4500. line is its place among the CHILD_SAs that the
     connection has side by side: the one installed later replaces the earlier of the same line.
+
+    aggfrag: raw packets go into envelopes as AGGFRAG (RFC 9347), both ways. With it only, unsplit:
+    the peer takes no raw packet that spans envelopes; private_blocks: it takes our private blocks.
     """
 
     connection: str
@@ -30,3 +46,6 @@ class ChildSa:
     remote_ts: tuple[TrafficSelector, ...]
     udp: bool
     line: int = 0
+    aggfrag: bool = False
+    unsplit: bool = False
+    private_blocks: bool = False

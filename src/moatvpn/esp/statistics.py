@@ -13,7 +13,8 @@ class EspStatistics:
 
     child_sas counts those that packets leave on. The rest is of the first of them, None or 0 where
     there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
-    travels in UDP, and the number of its last packet.
+    travels in UDP, the number of its last packet, whether it is AGGFRAG (RFC 9347), and whether
+    super-packets go in it.
     """
 
     packets_in: int = 0
@@ -27,6 +28,8 @@ class EspStatistics:
     udp: bool = False
     sequence: int = 0
     child_sas: int = 0
+    aggfrag: bool = False
+    super_packets: bool = False
 
 
 def statistics_of(connection: Connection) -> EspStatistics:
@@ -46,4 +49,6 @@ def statistics_of(connection: Connection) -> EspStatistics:
         udp=connection.udp,
         sequence=active.outbound.sequence if active is not None else 0,
         child_sas=len(connection.ways),
+        aggfrag=child is not None and child.aggfrag,
+        super_packets=child is not None and child.private_blocks,
     )

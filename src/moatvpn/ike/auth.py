@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from moatvpn.counters import DropReason
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.ike import callback, configuration, mobike, ppk, redirect, resumption
+from moatvpn.ike import callback, configuration, framing, mobike, ppk, redirect, resumption
 from moatvpn.ike import child as negotiation
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.certificate import claimed_names
@@ -125,6 +125,7 @@ class AuthTask(PlainTask):
             (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, ()))),
             (PayloadType.TS_I, encode_selectors(ours)),
             (PayloadType.TS_R, encode_selectors(theirs)),
+            *framing.offer(self._sa.context, config),
             (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
             *mobike.offer(self._sa),
             *ppk_notifies,
@@ -192,8 +193,9 @@ class AuthTask(PlainTask):
         if not ours or not theirs:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
         nonces = (b"", self._secrets.nonce_i, self._secrets.nonce_r)
+        agreed = framing.settle(self._sa.context, config, payloads)
         return negotiation.build_child(
-            self._sa, config, choice, self._spi, (ours, theirs), nonces, True
+            self._sa, config, choice, self._spi, (ours, theirs), nonces, agreed, True
         )
 
 
@@ -223,7 +225,7 @@ def respond(
     try:
         callback.settle(connection, sa)
         _refuse_nat(sa, payloads)
-        child, choice = _answer_child(sa, connection, secrets, payloads)
+        child, choice, agreed = _answer_child(sa, connection, secrets, payloads)
     except RefusalError as refusal:
         # The proof goes with it, as 2.21.2 has it: only the CHILD_SA has failed. But without one
         # the IKE SA is of no use to a moat, which starts over; a peer that would keep it is told.
@@ -241,6 +243,7 @@ def respond(
         (PayloadType.SA, encode_proposals([proposal])),
         (PayloadType.TS_I, encode_selectors(child.remote_ts)),
         (PayloadType.TS_R, encode_selectors(child.local_ts)),
+        *framing.answer(agreed),
         *ppk.answer(sa),
         *resumption.grant(connection, sa, payloads),
     ]
@@ -315,7 +318,7 @@ def _check_choice(sa: IkeSa, connection: Connection) -> None:
 
 def _answer_child(
     sa: IkeSa, connection: Connection, secrets: InitSecrets, payloads: Sequence[RawPayload]
-) -> tuple[ChildSa, negotiation.Choice]:
+) -> tuple[ChildSa, negotiation.Choice, framing.Framing]:
     bodies = [
         body_of(payloads, kind) for kind in (PayloadType.SA, PayloadType.TS_I, PayloadType.TS_R)
     ]
@@ -334,5 +337,6 @@ def _answer_child(
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.TS_UNACCEPTABLE))
     spi = sa.context.new_child_spi()
     nonces = (b"", secrets.nonce_i, secrets.nonce_r)
-    child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), nonces, False)
-    return child, choice
+    agreed = framing.settle(sa.context, config, payloads)
+    child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), nonces, agreed, False)
+    return child, choice, agreed

@@ -12,6 +12,7 @@ from moatvpn.crypto.keymat import child_keys
 from moatvpn.errors import MoatError, PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike.additional import choose_additional, kems_of, offered
+from moatvpn.ike.framing import Framing
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.proposal import choose_group, integrity, offers_suite
 from moatvpn.wire.algorithms import CipherSuite, Group, Kem
@@ -192,6 +193,7 @@ def build_child(
     spi_in: int,
     selectors: Selectors,
     secrets: tuple[bytes, bytes, bytes],
+    framing: Framing,
     we_initiated: bool,
     line: int = 0,
     more: bytes = b"",
@@ -220,4 +222,7 @@ def build_child(
         remote_ts=selectors[1],
         udp=sa.nat,
         line=line,
+        aggfrag=framing.aggfrag,
+        unsplit=framing.unsplit,
+        private_blocks=framing.private_blocks,
     )

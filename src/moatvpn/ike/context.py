@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer
+from moatvpn.esp.child import Abilities
 from moatvpn.ike.answering import Answering
 from moatvpn.ike.callback import Callbacks, Callers
 from moatvpn.ike.defence import AnswerLimit, Cookies
@@ -47,6 +48,7 @@ class Context:
         own_hosts: Sequence[str],
         certificates: Certificates,
         tickets: TicketKeys | None,
+        abilities: Abilities,
     ) -> None:
         self.identity = identity
         self.signer = signer
@@ -56,6 +58,7 @@ class Context:
         self.own_hosts = own_hosts
         self.certificates = certificates
         self.tickets = tickets
+        self.abilities = abilities
         self.redirect_to: str | None = None  # where whoever calls is sent instead
         self.scheduler = Scheduler()
         self.reassembly = Reassembly(self.scheduler)

@@ -17,7 +17,7 @@ from moatvpn.crypto.kex import KeyExchange, new_key_exchange
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
-from moatvpn.ike import followup, init
+from moatvpn.ike import followup, framing, init
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.task import Payloads, body_of, notifies_of
 from moatvpn.wire.algorithms import Group, Kem
@@ -130,6 +130,7 @@ class ChildRequest:
             *ke_payload(self._group, self._key),
             (PayloadType.TS_I, encode_selectors(selectors[0])),
             (PayloadType.TS_R, encode_selectors(selectors[1])),
+            *framing.offer(self.sa.context, config),
         ]
 
     def other_group(self, payloads: Sequence[RawPayload]) -> Group | None:
@@ -155,10 +156,11 @@ class ChildRequest:
         selectors = (ours, theirs)
         spi, line = self._spi, self._line
         sa = self.sa
+        agreed = framing.settle(sa.context, config, payloads)
 
         def build(more: bytes) -> ChildSa:
             return negotiation.build_child(
-                sa, config, choice, spi, selectors, secrets, True, line, more
+                sa, config, choice, spi, selectors, secrets, agreed, True, line, more
             )
 
         return Agreed(build, nonce, choice.kems)

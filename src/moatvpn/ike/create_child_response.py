@@ -10,7 +10,7 @@ from moatvpn.crypto.kex import answer_key_exchange
 from moatvpn.crypto.keymat import Seed, rekeyed_ike_keys
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
-from moatvpn.ike import init
+from moatvpn.ike import framing, init
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.children import ChildRecord
 from moatvpn.ike.create_child import exchanged, selectors_of
@@ -208,11 +208,12 @@ def _answer_child(
         ours_public, shared = answer_key_exchange(choice.group, public, context.random)
         ke_r = [(PayloadType.KE, encode_ke(choice.group.number, ours_public))]
     spi, selectors = context.new_child_spi(), (ours, theirs)
+    agreed = framing.settle(context, config, payloads)
 
     def build(more: bytes) -> ChildSa:
         secrets = (shared, nonce_i, nonce_r)
         return negotiation.build_child(
-            sa, config, choice, spi, selectors, secrets, False, line(), more
+            sa, config, choice, spi, selectors, secrets, agreed, False, line(), more
         )
 
     answer = [
@@ -221,6 +222,7 @@ def _answer_child(
         *ke_r,
         (PayloadType.TS_I, encode_selectors(theirs)),
         (PayloadType.TS_R, encode_selectors(ours)),
+        *framing.answer(agreed),
     ]
     return _Made(answer, min(nonce_i, nonce_r), build, choice.kems, spi)
 

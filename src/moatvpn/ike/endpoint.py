@@ -9,6 +9,7 @@ from moatvpn.config import ConnectionConfig, config_for, gateways_of
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError
+from moatvpn.esp.child import NO_ABILITIES, Abilities
 from moatvpn.ike.authentication.choose import authentication_for
 from moatvpn.ike.connection import Connection
 from moatvpn.ike.context import Context, Reveal
@@ -32,8 +33,8 @@ class IkeEndpoint:
     fit for keys; local_address(host) gives the address that we would send from to host, None where
     there is no way now; limits bounds what strangers cost; own_hosts are all addresses that peers
     may reach us at, where there are several; certificates is for connections that use such; tickets
-    makes those that IKE SAs are resumed with, None makes none. now is seconds of a clock that never
-    goes back.
+    makes those that IKE SAs are resumed with, None makes none; abilities are the data plane's. now
+    is seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class IkeEndpoint:
         own_hosts: Sequence[str] = (),
         certificates: Certificates = NO_CERTIFICATES,
         tickets: TicketKeys | None = None,
+        abilities: Abilities = NO_ABILITIES,
     ) -> None:
         self._context = Context(
             identity,
@@ -58,6 +60,7 @@ class IkeEndpoint:
             own_hosts,
             certificates,
             tickets,
+            abilities,
         )
 
     def reveal_keys_to(self, reveal: Reveal) -> None:

@@ -69,6 +69,8 @@ class NotifyType(IntEnum):
     NO_PPK_AUTH = 16437
     INTERMEDIATE_EXCHANGE_SUPPORTED = 16438
     ADDITIONAL_KEY_EXCHANGE = 16441
+    USE_AGGFRAG = 16442  # RFC 9347
+    MOAT_FEATURES = 41001  # for private use (3.10.1): wire/ike_aggfrag.py
 
 
 FIRST_STATUS_TYPE = 16384  # below it a notify is an error

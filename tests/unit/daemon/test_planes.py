@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moatvpn.config import DaemonConfig
+from moatvpn.counters import Counters
 from moatvpn.daemon import planes
 from moatvpn.errors import OperatorError
+from moatvpn.esp.child import Abilities
 
 NO_ESP = OperatorError("the kernel's IPsec", "cannot be used", "Load the modules")
 
@@ -55,3 +58,16 @@ def test_the_kernel_must_be_able(monkeypatch: pytest.MonkeyPatch, log: Any) -> N
     assert chosen(monkeypatch, log, "kernel", "xfrm", True)
     with pytest.raises(OperatorError, match="Load the modules"):
         chosen(monkeypatch, log, "kernel", "xfrm", False)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_ike_is_told_what_the_data_plane_can_do(
+    monkeypatch: pytest.MonkeyPatch, log: Any, kernel: bool
+) -> None:
+    able = Abilities(aggfrag=True)
+    monkeypatch.setattr(planes, "_PYTHON_ABILITIES", able)
+    monkeypatch.setattr(planes, "kernel_is_chosen", lambda *_: kernel)
+    nothing: Any = None
+    with ExitStack() as stack:
+        made = planes.Planes(config("auto"), log, Counters(), nothing, nothing, stack)
+    assert made.abilities == (Abilities() if kernel else able)

@@ -94,3 +94,16 @@ def test_only_the_first_line_tells_that_the_peer_has_moved():
     first = portal.receive(moat.send(ipv4(target=CORP)).data, elsewhere)
     assert first.moved
     assert not portal.receive(held.data, Endpoint("203.0.113.66", 4500)).moved
+
+
+def test_statistics_say_what_the_first_line_s_envelopes_hold():
+    moat, _ = two_lines()
+    said = [moat.esp.statistics("portal1")]
+    for line, private in ((1, True), (0, False), (0, True)):
+        child = replace((FIRST, SECOND)[line].moat, spi_in=0x3000 + len(said), line=line)
+        child = replace(child, aggfrag=True, private_blocks=private)
+        moat.esp.install(child, PORTAL, activate_outbound=True)
+        said.append(moat.esp.statistics("portal1"))
+    aggfrag, super_packets = [s.aggfrag for s in said], [s.super_packets for s in said]
+    assert aggfrag == [False, False, True, True]
+    assert super_packets == [False, False, False, True]

@@ -1,0 +1,73 @@
+"""Agreeing on how raw packets go into a CHILD_SA's envelopes, anew for each one.
+
+HDR, SK{..., SA, N(USE_AGGFRAG), N(MOAT_FEATURES), TSi, TSr} ---->
+                    <----  HDR, SK{..., SA, N(USE_AGGFRAG), N(MOAT_FEATURES), TSi, TSr}
+
+AGGFRAG (RFC 9347, 5.1) is in use where both messages have the notify. Ours asks for nothing; a
+peer's that asks for what we don't do counts as none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from moatvpn.config import ConnectionConfig
+from moatvpn.errors import PeerError
+from moatvpn.ike.context import Context
+from moatvpn.ike.task import notifies_of
+from moatvpn.wire.ike_aggfrag import (
+    PRIVATE_BLOCKS,
+    parse_private_features,
+    parse_use_aggfrag,
+    private_features,
+    use_aggfrag,
+)
+from moatvpn.wire.ike_header import PayloadType, RawPayload
+from moatvpn.wire.ike_payloads import NotifyType
+
+
+class Framing(NamedTuple):
+    """What is agreed on for one CHILD_SA: the fields of ChildSa of these names."""
+
+    aggfrag: bool = False
+    unsplit: bool = False
+    private_blocks: bool = False
+
+
+def offer(context: Context, config: ConnectionConfig) -> list[tuple[int, bytes]]:
+    """Return what our request for a CHILD_SA offers."""
+    wanted = _wanted(context, config)
+    return answer(Framing(aggfrag=wanted, private_blocks=wanted))
+
+
+def settle(context: Context, config: ConnectionConfig, payloads: Sequence[RawPayload]) -> Framing:
+    """Return what is agreed on, by the peer's request or response.
+
+    What it says of AGGFRAG without our wanting it is passed over.
+    """
+    if not _wanted(context, config):
+        return Framing()
+    notifies = notifies_of(payloads)
+    offered = [n for n in notifies if n.type == NotifyType.USE_AGGFRAG]
+    if not offered:
+        return Framing()
+    try:
+        unsplit = True in {parse_use_aggfrag(notify) for notify in offered}
+    except PeerError as error:
+        context.counters.drop(error.reason)
+        context.notice(config.name, "warning", f"without AGGFRAG: {error.detail}")
+        return Framing()
+    features = [parse_private_features(n) for n in notifies if n.type == NotifyType.MOAT_FEATURES]
+    return Framing(True, unsplit, any(bits & PRIVATE_BLOCKS for bits in features))
+
+
+def answer(framing: Framing) -> list[tuple[int, bytes]]:
+    """Return what our response says of what is agreed on."""
+    notifies = [use_aggfrag()] if framing.aggfrag else []
+    notifies += [private_features(PRIVATE_BLOCKS)] if framing.private_blocks else []
+    return [(PayloadType.NOTIFY, notify.encode()) for notify in notifies]
+
+
+def _wanted(context: Context, config: ConnectionConfig) -> bool:
+    return context.abilities.aggfrag and config.aggfrag == "auto"

@@ -1,0 +1,323 @@
+"""Agreeing on AGGFRAG (RFC 9347, 5.1) and on our private blocks, for each CHILD_SA anew.
+
+moat                                                            portal
+HDR, SK{IDi, AUTH, …, SAi2, TSi, TSr, N(USE_AGGFRAG), N(MOAT_FEATURES)} ---->
+          <----  HDR, SK{IDr, AUTH, SAr2, TSi, TSr, N(USE_AGGFRAG), N(MOAT_FEATURES)}
+
+either                                                          the other
+HDR, SK{N(REKEY_SA), SA, Ni, KEi, TSi, TSr, N(USE_AGGFRAG), N(MOAT_FEATURES)} ---->
+          <----  HDR, SK{SA, Nr, KEr, TSi, TSr, N(USE_AGGFRAG), N(MOAT_FEATURES)}
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from network import (
+    MOAT,
+    MOAT_HOST,
+    PORTAL,
+    PORTAL_HOST,
+    Network,
+    Peer,
+    connected,
+    exchange_of,
+    moat_config,
+    portal_config,
+)
+from quantum import FOLLOWUP, PREFER, start
+
+from moatvpn.counters import DropReason
+from moatvpn.esp.child import NO_ABILITIES, Abilities, ChildSa
+from moatvpn.ike.events import Notice
+from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.task import Payloads
+from moatvpn.ike.tickets import TicketKeys
+from moatvpn.wire.ike_aggfrag import MAGIC, PRIVATE_BLOCKS
+from moatvpn.wire.ike_header import Exchange, PayloadType
+from moatvpn.wire.ike_payloads import Notify, NotifyType, parse_notify
+
+ABLE = Abilities(aggfrag=True)
+NONE, WITHOUT_OURS, ALL = (False, False, False), (True, False, False), (True, False, True)
+OURS = ["USE_AGGFRAG", "MOAT_FEATURES"]
+USE, USE_OURS = NotifyType.USE_AGGFRAG, NotifyType.MOAT_FEATURES
+Said = tuple[str, str, list[str]]
+Change = Callable[[list[Notify]], list[Notify]]
+
+
+def joined(
+    network: Network,
+    abilities: tuple[Abilities, Abilities] = (ABLE, ABLE),
+    at_moat: dict[str, Any] | None = None,
+    at_portal: dict[str, Any] | None = None,
+    tickets: TicketKeys | None = None,
+) -> tuple[Peer, Peer]:
+    """Return a moat and its portal with a tunnel between them; abilities are theirs in turn."""
+    moat = Peer(MOAT, MOAT_HOST, 11, abilities=abilities[0])
+    portal = Peer(PORTAL, PORTAL_HOST, 22, abilities=abilities[1], tickets=tickets)
+    network.join(moat, portal)
+    portal.ike.add_connection(portal_config(moat, **(at_portal or {})), network.now)
+    moat.ike.add_connection(moat_config(portal, **(at_moat or {})), network.now)
+    network.run(network.now + 1.0)
+    assert connected(moat, portal)
+    return moat, portal
+
+
+def fields(child: ChildSa) -> tuple[bool, bool, bool]:
+    return child.aggfrag, child.unsplit, child.private_blocks
+
+
+def agreed(peer: Peer) -> tuple[bool, bool, bool]:
+    """Return what a peer goes by where it sends, which is what it goes by where it receives."""
+    (up,) = peer.outbound.values()
+    assert fields(peer.inbound[up.child.spi_in].child) == fields(up.child)
+    return fields(up.child)
+
+
+def says(monkeypatch: pytest.MonkeyPatch, who: str, change: Change) -> None:
+    """Have who say something else about envelopes than it would, wherever a CHILD_SA is made."""
+    seal = IkeSa.datagrams
+
+    def datagrams(
+        sa: IkeSa, exchange: int, message_id: int, response: bool, body: Payloads
+    ) -> tuple[bytes, ...]:
+        kinds = [kind for kind, _ in body]
+        if sa.context.identity == who and PayloadType.TS_I in kinds:
+            notifies = [parse_notify(data) for kind, data in body if kind == PayloadType.NOTIFY]
+            about = [notify for notify in notifies if notify.type in (USE, USE_OURS)]
+            before, after = (
+                [(PayloadType.NOTIFY, notify.encode()) for notify in some]
+                for some in (about, change(about))
+            )
+            body = [*(payload for payload in body if payload not in before), *after]
+        return seal(sa, exchange, message_id, response, body)
+
+    monkeypatch.setattr(IkeSa, "datagrams", datagrams)
+
+
+def replaced(kind: NotifyType, data: bytes) -> Change:
+    """Return the change of the notify of one type's data."""
+    return lambda said: [Notify(kind, data) if n.type == kind else n for n in said]
+
+
+def about_envelopes(said: list[Said]) -> list[list[str]]:
+    return [[name for name in names if name in OURS] for _, _, names in said]
+
+
+# Agreeing
+
+
+def test_both_sides_offer_it_in_ike_auth(said: list[Said]) -> None:
+    moat, portal = joined(Network())
+    assert about_envelopes(said) == [OURS, OURS]
+    assert agreed(moat) == agreed(portal) == ALL
+    assert not moat.counters.snapshot()
+    assert not portal.counters.snapshot()
+
+
+def test_the_offer_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers: list[Notify] = []
+
+    def note(said: list[Notify]) -> list[Notify]:
+        offers.extend(said)
+        return said
+
+    says(monkeypatch, MOAT, note)
+    joined(Network())
+    assert [(n.type, n.data) for n in offers] == [(16442, b"\x00"), (41001, b"moatvpn\x01")]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_who_has_no_data_plane_for_it_says_nothing_of_it(said: list[Said], side: int) -> None:
+    abilities = (NO_ABILITIES, ABLE) if side == 0 else (ABLE, NO_ABILITIES)
+    moat, portal = joined(Network(), abilities)
+    assert about_envelopes(said) == ([[], []] if side == 0 else [OURS, []])
+    assert agreed(moat) == agreed(portal) == NONE
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_setting_of_either_side_puts_it_off(said: list[Said], side: int) -> None:
+    off = {"aggfrag": "off"}
+    moat, portal = joined(Network(), at_moat=[off, {}][side], at_portal=[{}, off][side])
+    assert about_envelopes(said) == ([[], []] if side == 0 else [OURS, []])
+    assert agreed(moat) == agreed(portal) == NONE
+    assert not moat.counters.snapshot()
+    assert not portal.counters.snapshot()
+
+
+# Rekeys and further CHILD_SAs
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_rekey_agrees_on_it_again(said: list[Said], side: int) -> None:
+    network = Network()
+    moat, portal = joined(network)
+    before = moat.outbound["portal"].child
+    del said[:]
+    start((moat, portal)[side], "child", network)
+    network.run(network.now + 10.0)
+    assert [names for _, _, names in said[:2]] == [["REKEY_SA", *OURS], OURS]
+    assert moat.outbound["portal"].child.spi_in != before.spi_in
+    assert agreed(moat) == agreed(portal) == ALL
+
+
+@pytest.mark.parametrize("unable", [0, 1])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_rekey_may_agree_on_something_else(side: int, unable: int) -> None:
+    network = Network()
+    peers = joined(network)
+    for ability, expected in ((NO_ABILITIES, NONE), (ABLE, ALL)):
+        peers[unable].ike._context.abilities = ability
+        start(peers[side], "child", network)
+        network.run(network.now + 10.0)
+        assert connected(*peers)
+        assert agreed(peers[0]) == agreed(peers[1]) == expected
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_rekey_with_additional_key_exchanges(side: int) -> None:
+    network = Network()
+    quantum = {"post_quantum": PREFER}
+    moat, portal = joined(network, at_moat=quantum, at_portal=quantum)
+    start((moat, portal)[side], "child", network)
+    network.run(network.now + 10.0)
+    assert (FOLLOWUP, True) in map(exchange_of, network.log)
+    assert agreed(moat) == agreed(portal) == ALL
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_rekey_of_the_ike_sa_leaves_it_as_it_is(said: list[Said], side: int) -> None:
+    network = Network()
+    moat, portal = joined(network)
+    del said[:]
+    start((moat, portal)[side], "ike", network)
+    network.run(network.now + 10.0)
+    assert not any(about_envelopes(said))
+    assert agreed(moat) == agreed(portal) == ALL
+
+
+def test_each_of_several_child_sas_has_it() -> None:
+    network = Network()
+    moat, portal = joined(network, at_moat={"child_sas": "per-pair"})
+    network.run(network.now + 5.0)
+    for peer in (moat, portal):
+        assert len(peer.outbound) == 2
+        assert {fields(up.child) for up in peer.outbound.values()} == {ALL}
+    assert (Exchange.CREATE_CHILD_SA, True) in map(exchange_of, network.log)
+
+
+def test_a_resumed_ike_sa_agrees_on_it_again() -> None:
+    network = Network()
+    tickets = TicketKeys(random.Random(5).randbytes, lambda: network.now)
+    moat, portal = joined(network, tickets=tickets)
+    network.peers.remove(portal)
+    again = Peer(PORTAL, PORTAL_HOST, 99, portal.signer, tickets=tickets, abilities=ABLE)
+    again.ike.add_connection(portal_config(moat), network.now)
+    network.join(again)
+    moat.ike.note_outbound("portal", network.now)
+    network.run(network.now + 6.0)
+    assert moat.ike.status("portal").resumed
+    assert connected(moat, again)
+    assert agreed(moat) == agreed(again) == ALL
+
+
+# Requirements, and what is malformed
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_who_takes_no_split_packets_gets_none(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    says(monkeypatch, (MOAT, PORTAL)[side], replaced(USE, b"\x01"))
+    network = Network()
+    peers = joined(network)
+    assert agreed(peers[side]) == ALL
+    assert agreed(peers[not side]) == (True, True, True)
+    start(peers[not side], "child", network)
+    network.run(network.now + 10.0)
+    assert agreed(peers[side]) == ALL
+    assert agreed(peers[not side]) == (True, True, True)
+
+
+BAD = [b"", b"\x00\x00", b"\x01\x00", b"\x02", b"\x03", b"\x04", b"\x80", b"\xff"]
+
+
+@pytest.mark.parametrize("data", BAD)
+@pytest.mark.parametrize("side", [0, 1])
+def test_what_is_malformed_or_asks_too_much_is_not_agreed_on(
+    monkeypatch: pytest.MonkeyPatch, side: int, data: bytes
+) -> None:
+    says(monkeypatch, (MOAT, PORTAL)[side], replaced(USE, data))
+    peers = joined(Network())
+    hearer = peers[not side]
+    assert agreed(hearer) == NONE
+    assert hearer.counters.snapshot() == {DropReason.IKE_AGGFRAG_REFUSED.value: 1}
+    (text,) = [n.text for n in hearer.kinds(Notice) if n.level == "warning"]
+    assert text.startswith("without AGGFRAG: USE_AGGFRAG ")
+    if side == 0:
+        assert agreed(peers[0]) == NONE  # it has had no answer
+
+
+@pytest.mark.parametrize("data", BAD)
+@pytest.mark.parametrize("side", [0, 1])
+def test_so_it_is_in_a_rekey(monkeypatch: pytest.MonkeyPatch, side: int, data: bytes) -> None:
+    network = Network()
+    peers = joined(network)
+    says(monkeypatch, (MOAT, PORTAL)[side], lambda said: [Notify(USE, data), *said])
+    start(peers[0], "child", network)
+    network.run(network.now + 10.0)
+    assert connected(*peers)
+    assert agreed(peers[not side]) == NONE
+    assert peers[not side].counters.value(DropReason.IKE_AGGFRAG_REFUSED) == 1
+
+
+def test_an_answer_without_a_question_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = Notify(USE_OURS, MAGIC + bytes((PRIVATE_BLOCKS,)))
+    says(monkeypatch, PORTAL, lambda _: [Notify(USE, b"\x00"), features])
+    network = Network()
+    moat, portal = joined(network, at_moat={"aggfrag": "off"})
+    start(moat, "child", network)
+    network.run(network.now + 10.0)
+    assert agreed(moat) == agreed(portal) == NONE
+    assert not moat.counters.snapshot()
+
+
+# Private blocks
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", WITHOUT_OURS),
+        (MAGIC, WITHOUT_OURS),
+        (b"another" + b"\x01", WITHOUT_OURS),
+        (MAGIC[:-1] + b"\x01", WITHOUT_OURS),
+        (MAGIC + b"\x00", WITHOUT_OURS),
+        (MAGIC + b"\xfe", WITHOUT_OURS),
+        (MAGIC + b"\x81", ALL),
+        (MAGIC + b"\x01and more", ALL),
+    ],
+)
+def test_private_blocks_need_our_magic(
+    monkeypatch: pytest.MonkeyPatch, side: int, data: bytes, expected: tuple[bool, bool, bool]
+) -> None:
+    says(monkeypatch, (MOAT, PORTAL)[side], replaced(USE_OURS, data))
+    peers = joined(Network())
+    assert agreed(peers[not side]) == expected
+    assert not peers[not side].counters.snapshot()
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_private_blocks_go_with_aggfrag_only(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    says(monkeypatch, (MOAT, PORTAL)[side], lambda said: [n for n in said if n.type != USE])
+    peers = joined(Network())
+    assert agreed(peers[not side]) == NONE
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_peer_that_speaks_rfc_9347_alone(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
+    says(monkeypatch, (MOAT, PORTAL)[side], lambda said: [n for n in said if n.type == USE])
+    peers = joined(Network())
+    assert agreed(peers[not side]) == WITHOUT_OURS
