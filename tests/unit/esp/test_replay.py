@@ -102,6 +102,47 @@ def test_agrees_with_a_set_of_all_that_came(numbers):
             top = max(top, number)
 
 
+@pytest.mark.parametrize("count", [1, 2, 44, WINDOW - 1, WINDOW, WINDOW + 1, 1 << 40])
+@pytest.mark.parametrize("left_out", [0, 1, 2, WINDOW - 2, WINDOW - 1, WINDOW, 1 << 40])
+@pytest.mark.parametrize("before", [(), (3, 1), tuple(range(1, WINDOW + 9, 3))])
+def test_a_run_is_remembered_as_each_of_its_numbers(before, left_out, count):
+    window = received(*before)
+    first = window.top + 1 + left_out
+    bottom = first + count - WINDOW
+    came = {*before, *range(max(first, bottom), first + count)}
+    window.commit_run(first, count)
+    assert window.top == first + count - 1
+    for number in range(max(bottom, 0) - 3, window.top + 3):
+        new = number > window.top or (number >= max(bottom, 1) and number not in came)
+        assert window.check(number) == new
+
+
+RUNS = st.tuples(st.integers(-WINDOW, 2 * WINDOW), st.integers(1, 3 * WINDOW))
+
+
+@given(st.lists(st.tuples(st.integers(-100, 100), st.integers(1, 60)) | RUNS, max_size=60))
+def test_runs_and_packets_agree_with_a_set_of_all_that_came(steps):
+    """A step forward is a run that begins there, one backward a packet."""
+    window, seen, top = ReplayWindow(), set(), 0
+    for step, count in steps:
+        number = top + step
+        if step > 0:
+            window.commit_run(number, count)
+            seen.update(range(number, number + count))
+            top = number + count - 1
+        elif window.check(number):
+            assert not window.commit(number)
+            seen.add(number)
+        assert window.top == top
+        assert window.missing == top - len(seen)
+    for number in range(max(top - WINDOW, 0) - 2, top + 1):
+        fresh = number > 0 and number not in seen and top - number < WINDOW
+        assert window.check(number) == fresh
+    oldest = max(top - WINDOW, 0)
+    held = {number for number in seen if number > oldest}
+    assert window.absent(0, WINDOW) == (top - oldest, top - oldest - len(held))
+
+
 @pytest.mark.parametrize(
     "top",
     [
