@@ -22,6 +22,7 @@ class DropReason(Enum):
     ESP_INNER_MALFORMED = "esp-inner-malformed"
     ESP_INNER_SELECTOR = "esp-inner-selector"
     ESP_INNER_ECN = "esp-inner-ecn"  # RFC 6040: congestion experienced on a not-ECT packet
+    ESP_BAD_OFFLOAD = "esp-bad-offload"  # a super-packet with an unsound virtio header
     # ESP, outbound
     OUT_MALFORMED = "out-malformed"
     OUT_NO_POLICY = "out-no-policy"
