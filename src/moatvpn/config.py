@@ -16,6 +16,7 @@ from moatvpn.config_fields import FQDN, Record
 from moatvpn.config_fields import MOST_SECONDS as MOST_SECONDS
 from moatvpn.config_fields import load_json as load_json
 from moatvpn.config_fields import object_from_json as object_from_json
+from moatvpn.esp.tfc import NO_TFC, Tfc, TfcMode
 from moatvpn.wire.algorithms import (
     DEFAULT_GROUPS,
     DEFAULT_SUITES,
@@ -41,6 +42,9 @@ _SPKI_LENGTHS = {
     )
 }
 
+# Octets of an envelope with its IP header: what every IPv4 path can carry some of, to jumbo frames.
+_TFC_OCTETS = (128, 9000)
+_TFC_RATE = (1, 100_000)  # envelopes a second
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
 _OTHER_PATHS = ("certificate", "insecure_write_keys_for_wireshark")
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
@@ -91,6 +95,10 @@ class ConnectionConfig:
         no more (RFC 7296, 2.9); MOST_LINES at most. The side that calls goes by it.
     aggfrag: "auto" (raw packets are packed into envelopes and split over them, RFC 9347, where the
         peer and the data plane can) or "off".
+    tfc: what is hidden from who watches the wild side: "off", "pad" (every envelope of ours has
+        the same size) or "constant" (and they leave at a constant rate, with traffic or without).
+    tfc_octets: that size, with the IP header, 128 to 9000; 0 for what the path carries.
+    tfc_rate: envelopes a second for "constant", 1 to 100,000.
     request_addresses: whether to ask the peer for addresses, resolvers and networks behind it: for
         a moat that is a single machine.
     assigned_addresses, assigned_dns, assigned_domains: what a peer that asks is told, beside
@@ -124,6 +132,9 @@ class ConnectionConfig:
     pfs: bool = True
     child_sas: str = "one"
     aggfrag: str = "auto"
+    tfc: TfcMode = TfcMode.OFF
+    tfc_octets: int = 0
+    tfc_rate: int = 0
     request_addresses: bool = False
     assigned_addresses: tuple[str, ...] = ()
     assigned_dns: tuple[str, ...] = ()
@@ -136,6 +147,13 @@ class ConnectionConfig:
     def public_keys(self) -> tuple[bytes, ...]:
         """Return remote_public_keys decoded to SubjectPublicKeyInfo octets."""
         return tuple(base64.b64decode(key) for key in self.remote_public_keys)
+
+    @property
+    def hiding(self) -> Tfc:
+        """Return the settings of traffic-flow confidentiality."""
+        if self.tfc is TfcMode.OFF:
+            return NO_TFC
+        return Tfc(self.tfc, self.tfc_octets, self.tfc_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +231,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
     if child_sas == "per-pair" and (pairs := _pairs(**networks)) > MOST_LINES:
         why = f"would make {pairs} CHILD_SAs of these networks, and {MOST_LINES} is the most"
         raise get.error("child_sas", why, "Join neighbouring networks to larger ones")
+    hiding = _hiding(get)
     return ConnectionConfig(
         name=get.text("name", _NAME, "1 to 63 of a-z, 0-9, '.', '_' and '-'"),
         remote_identity=get.text("remote_identity", FQDN, "a domain name in lower case"),
@@ -234,6 +253,9 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         pfs=get.flag("pfs", True),
         child_sas=child_sas,
         aggfrag=get.choice("aggfrag", ("auto", "off"), "auto"),
+        tfc=hiding.mode,
+        tfc_octets=hiding.octets,
+        tfc_rate=hiding.rate,
         request_addresses=get.flag("request_addresses", False),
         **{key: get.hosts(key) for key in ("assigned_addresses", "assigned_dns")},
         assigned_domains=get.domains("assigned_domains"),
@@ -289,6 +311,21 @@ def _pairs(local_selectors: Sequence[str], remote_selectors: Sequence[str]) -> i
     (ours6, theirs6) = (sum(":" in network for network in side) for side in sides)
     ours4, theirs4 = len(local_selectors) - ours6, len(remote_selectors) - theirs6
     return ours4 * theirs4 + ours6 * theirs6
+
+
+def _hiding(get: Record) -> Tfc:
+    """Return the settings of traffic-flow confidentiality, of which none is without effect."""
+    mode = get.member("tfc", TfcMode, TfcMode.OFF)
+    octets = get.amount("tfc_octets", _TFC_OCTETS, "octets of an envelope")
+    rate = get.amount("tfc_rate", _TFC_RATE, "envelopes a second")
+    if octets and mode is TfcMode.OFF:
+        raise get.error("tfc_octets", "is for tfc pad and constant", "Drop it, or set one of them")
+    if rate and mode is not TfcMode.CONSTANT:
+        raise get.error("tfc_rate", "is for tfc constant", "Drop it, or set tfc to that")
+    if not rate and mode is TfcMode.CONSTANT:
+        remedy = "Give the envelopes a second, by what the wild side can spare for good"
+        raise get.error("tfc_rate", "is missing", remedy)
+    return Tfc(mode, octets, rate)
 
 
 def _has_ppk(get: Record) -> bool:

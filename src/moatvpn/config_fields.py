@@ -205,6 +205,15 @@ class Record:
             raise self.error(key, f"is {short(value)}", remedy)
         return float(value)
 
+    def amount(self, key: str, bounds: tuple[int, int], unit: str) -> int:
+        """Take a whole number within bounds; 0 where it is left out or 0. unit says what of."""
+        value = self.record.get(key, 0)
+        least, most = bounds
+        if type(value) is not int or (value and not least <= value <= most):
+            remedy = f"Give a whole number of {unit} from {least} to {most}, or leave it out"
+            raise self.error(key, f"is {short(value)}", remedy)
+        return value
+
     def member(self, key: str, kind: type[E], default: E) -> E:
         """Take the name of one of an enumeration's members."""
         return kind(self.choice(key, tuple(str(m.value) for m in kind), str(default.value)))

@@ -12,58 +12,32 @@ HDR, SK{N(REKEY_SA), SA, Ni, KEi, TSi, TSr, N(USE_AGGFRAG), N(MOAT_FEATURES)} --
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+from envelopes import ABLE, USE, USE_OURS, Change, joined, says
 from network import (
     MOAT,
-    MOAT_HOST,
     PORTAL,
     PORTAL_HOST,
     Network,
     Peer,
     connected,
     exchange_of,
-    moat_config,
     portal_config,
 )
 from quantum import FOLLOWUP, PREFER, start
 
 from moatvpn.counters import DropReason
-from moatvpn.esp.child import NO_ABILITIES, Abilities, ChildSa
+from moatvpn.esp.child import NO_ABILITIES, ChildSa
 from moatvpn.ike.events import Notice
-from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.task import Payloads
 from moatvpn.ike.tickets import TicketKeys
 from moatvpn.wire.ike_aggfrag import MAGIC, PRIVATE_BLOCKS
-from moatvpn.wire.ike_header import Exchange, PayloadType
-from moatvpn.wire.ike_payloads import Notify, NotifyType, parse_notify
+from moatvpn.wire.ike_header import Exchange
+from moatvpn.wire.ike_payloads import Notify, NotifyType
 
-ABLE = Abilities(aggfrag=True)
 NONE, WITHOUT_OURS, ALL = (False, False, False), (True, False, False), (True, False, True)
 OURS = ["USE_AGGFRAG", "MOAT_FEATURES"]
-USE, USE_OURS = NotifyType.USE_AGGFRAG, NotifyType.MOAT_FEATURES
 Said = tuple[str, str, list[str]]
-Change = Callable[[list[Notify]], list[Notify]]
-
-
-def joined(
-    network: Network,
-    abilities: tuple[Abilities, Abilities] = (ABLE, ABLE),
-    at_moat: dict[str, Any] | None = None,
-    at_portal: dict[str, Any] | None = None,
-    tickets: TicketKeys | None = None,
-) -> tuple[Peer, Peer]:
-    """Return a moat and its portal with a tunnel between them; abilities are theirs in turn."""
-    moat = Peer(MOAT, MOAT_HOST, 11, abilities=abilities[0])
-    portal = Peer(PORTAL, PORTAL_HOST, 22, abilities=abilities[1], tickets=tickets)
-    network.join(moat, portal)
-    portal.ike.add_connection(portal_config(moat, **(at_portal or {})), network.now)
-    moat.ike.add_connection(moat_config(portal, **(at_moat or {})), network.now)
-    network.run(network.now + 1.0)
-    assert connected(moat, portal)
-    return moat, portal
 
 
 def fields(child: ChildSa) -> tuple[bool, bool, bool]:
@@ -75,27 +49,6 @@ def agreed(peer: Peer) -> tuple[bool, bool, bool]:
     (up,) = peer.outbound.values()
     assert fields(peer.inbound[up.child.spi_in].child) == fields(up.child)
     return fields(up.child)
-
-
-def says(monkeypatch: pytest.MonkeyPatch, who: str, change: Change) -> None:
-    """Have who say something else about envelopes than it would, wherever a CHILD_SA is made."""
-    seal = IkeSa.datagrams
-
-    def datagrams(
-        sa: IkeSa, exchange: int, message_id: int, response: bool, body: Payloads
-    ) -> tuple[bytes, ...]:
-        kinds = [kind for kind, _ in body]
-        if sa.context.identity == who and PayloadType.TS_I in kinds:
-            notifies = [parse_notify(data) for kind, data in body if kind == PayloadType.NOTIFY]
-            about = [notify for notify in notifies if notify.type in (USE, USE_OURS)]
-            before, after = (
-                [(PayloadType.NOTIFY, notify.encode()) for notify in some]
-                for some in (about, change(about))
-            )
-            body = [*(payload for payload in body if payload not in before), *after]
-        return seal(sa, exchange, message_id, response, body)
-
-    monkeypatch.setattr(IkeSa, "datagrams", datagrams)
 
 
 def replaced(kind: NotifyType, data: bytes) -> Change:

@@ -27,6 +27,7 @@ from moatvpn.config import (
 )
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import ConfigError
+from moatvpn.esp.tfc import NO_TFC, Tfc, TfcMode
 from moatvpn.wire.algorithms import CipherSuite, PostQuantum
 from moatvpn.wire.selectors import TrafficSelector
 
@@ -180,6 +181,16 @@ def test_the_daemon_s_certificate_and_crls() -> None:
         ("pfs", "yes"),
         ("child_sas", "many"),
         ("aggfrag", "on"),
+        ("tfc", "always"),
+        ("tfc", True),
+        ("tfc_octets", 127),
+        ("tfc_octets", 9001),
+        ("tfc_octets", 1200.0),
+        ("tfc_octets", True),
+        ("tfc_rate", -1),
+        ("tfc_rate", 100_001),
+        ("tfc_rate", "50"),
+        ("tfc_rate", False),
         ("request_addresses", 1),
         ("assigned_addresses", ["10.201.9.0/24"]),
         ("assigned_dns", "10.50.0.53"),
@@ -221,6 +232,41 @@ def test_a_refusal_names_the_field_and_the_place(field: object, value: object) -
     assert caught.value.what == f"here.json: {field}"
     assert caught.value.remedy
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, NO_TFC),
+        ({"tfc": "off", "tfc_octets": 0, "tfc_rate": 0}, NO_TFC),
+        ({"tfc": "pad"}, Tfc(TfcMode.PAD)),
+        ({"tfc": "pad", "tfc_octets": 128}, Tfc(TfcMode.PAD, 128)),
+        ({"tfc": "constant", "tfc_rate": 1}, Tfc(TfcMode.CONSTANT, 0, 1)),
+        (
+            {"tfc": "constant", "tfc_rate": 100_000, "tfc_octets": 9000},
+            Tfc(TfcMode.CONSTANT, 9000, 100_000),
+        ),
+    ],
+)
+def test_traffic_flow_confidentiality(settings: dict[str, Any], expected: Tfc) -> None:
+    config = connection_from_dict({**LEAST, **settings})
+    assert config.hiding == expected
+    assert connection_from_dict(connection_to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"tfc": "constant"}, "tfc_rate: is missing"),
+        ({"tfc": "constant", "tfc_octets": 1200}, "tfc_rate: is missing"),
+        ({"tfc": "pad", "tfc_rate": 50}, "tfc_rate: is for tfc constant"),
+        ({"tfc_rate": 50}, "tfc_rate: is for tfc constant"),
+        ({"tfc_octets": 1200}, "tfc_octets: is for tfc pad and constant"),
+    ],
+)
+def test_no_setting_of_it_is_without_effect(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        connection_from_dict({**LEAST, **settings})
 
 
 def test_pairs_of_networks_are_counted_by_family() -> None:

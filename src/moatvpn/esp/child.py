@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from moatvpn.esp.tfc import NO_TFC, Tfc
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.selectors import TrafficSelector
 
@@ -12,10 +13,12 @@ from moatvpn.wire.selectors import TrafficSelector
 class Abilities(NamedTuple):
     """What a data plane can do, and IKE must know before it negotiates.
 
-    aggfrag: it speaks AGGFRAG (RFC 9347) and our private blocks in it.
+    aggfrag: it speaks AGGFRAG (RFC 9347) and our private blocks in it. tfc: it can hide traffic as
+    Tfc asks for.
     """
 
     aggfrag: bool = False
+    tfc: bool = False
 
 
 NO_ABILITIES = Abilities()
@@ -33,6 +36,8 @@ class ChildSa:
 
     aggfrag: raw packets go into envelopes as AGGFRAG (RFC 9347), both ways. With it only, unsplit:
     the peer takes no raw packet that spans envelopes; private_blocks: it takes our private blocks.
+    tfc is what is to be hidden of the traffic that we send; tfc_padding: the peer takes padding
+    behind raw packets for it (RFC 4303, 2.7).
     """
 
     connection: str
@@ -49,3 +54,5 @@ class ChildSa:
     aggfrag: bool = False
     unsplit: bool = False
     private_blocks: bool = False
+    tfc: Tfc = NO_TFC
+    tfc_padding: bool = True

@@ -225,4 +225,6 @@ def build_child(
         aggfrag=framing.aggfrag,
         unsplit=framing.unsplit,
         private_blocks=framing.private_blocks,
+        tfc=config.hiding,
+        tfc_padding=framing.tfc_padding,
     )

@@ -74,8 +74,8 @@ class IkeEndpoint:
     ) -> None:
         """Begin to keep a connection up.
 
-        Raises OperatorError where one of that name, or to that identity, is there already, and
-        where secrets lacks what its authentication needs.
+        Raises OperatorError where one of that name, or to that identity, is there already, where
+        secrets lacks what its authentication needs, and where the data plane cannot do its tfc.
         """
         context = self._context
         if config.name in context.connections:
@@ -87,6 +87,9 @@ class IkeEndpoint:
             other = context.by_identity[config.remote_identity].config.name
             why = f"connection {other} has the identity {config.remote_identity}"
             raise OperatorError(config.name, why, "Delete that one first")
+        if config.hiding.asked_for and not context.abilities.tfc:
+            why = f"is {config.tfc.value}, and the data plane of this box hides nothing"
+            raise OperatorError(f"{config.name}: tfc", why, "Set it to off")
         authentication = authentication_for(context, config, secrets)
         ppk = ppk_for(config, secrets)
         gateways = {

@@ -4,7 +4,8 @@ HDR, SK{..., SA, N(USE_AGGFRAG), N(MOAT_FEATURES), TSi, TSr} ---->
                     <----  HDR, SK{..., SA, N(USE_AGGFRAG), N(MOAT_FEATURES), TSi, TSr}
 
 AGGFRAG (RFC 9347, 5.1) is in use where both messages have the notify. Ours asks for nothing; a
-peer's that asks for what we don't do counts as none.
+peer's that asks for what we don't do counts as none. A peer may say besides that it takes no
+padding for traffic-flow confidentiality (RFC 7296, 1.3.1); we take it, and never say so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from moatvpn.wire.ike_aggfrag import (
     use_aggfrag,
 )
 from moatvpn.wire.ike_header import PayloadType, RawPayload
-from moatvpn.wire.ike_payloads import NotifyType
+from moatvpn.wire.ike_payloads import Notify, NotifyType
 
 
 class Framing(NamedTuple):
@@ -33,6 +34,7 @@ class Framing(NamedTuple):
     aggfrag: bool = False
     unsplit: bool = False
     private_blocks: bool = False
+    tfc_padding: bool = True
 
 
 def offer(context: Context, config: ConnectionConfig) -> list[tuple[int, bytes]]:
@@ -46,9 +48,17 @@ def settle(context: Context, config: ConnectionConfig, payloads: Sequence[RawPay
 
     What it says of AGGFRAG without our wanting it is passed over.
     """
-    if not _wanted(context, config):
-        return Framing()
     notifies = notifies_of(payloads)
+    framing = _aggfrag(context, config, notifies) if _wanted(context, config) else Framing()
+    if all(n.type != NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED for n in notifies):
+        return framing
+    if config.hiding.asked_for and not framing.aggfrag:
+        text = "the peer takes no padding, so that the lengths of packets show"
+        context.notice(config.name, "warning", text)
+    return framing._replace(tfc_padding=False)
+
+
+def _aggfrag(context: Context, config: ConnectionConfig, notifies: Sequence[Notify]) -> Framing:
     offered = [n for n in notifies if n.type == NotifyType.USE_AGGFRAG]
     if not offered:
         return Framing()
