@@ -19,7 +19,7 @@ class Pair:
 
     def __init__(self, moat: Box, portal: Box, encapsulation: str) -> None:
         self.moat, self.portal = moat, portal
-        join(moat, portal)
+        self.link()
         self.to_portal = {
             "name": "portal1",
             "remote_identity": PORTAL.identity,
@@ -40,6 +40,10 @@ class Pair:
             "encapsulation": encapsulation,
             "dpd_interval": 2.0,
         }
+
+    def link(self) -> None:
+        """Lay the network between the two, and give them their addresses and routes."""
+        join(self.moat, self.portal)
 
     @property
     def outlives_moatd(self) -> bool:
