@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from boxes import run, wait_for
@@ -19,25 +16,6 @@ from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.drivers.tun import TunDevice
 from moatvpn.errors import OperatorError
 from moatvpn.wire.endpoint import Endpoint
-
-_CLONE_NEWNET = 0x40000000
-
-
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    """A fresh network namespace for this thread, with lo up; back to the old one at the end."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert libc.unshare(_CLONE_NEWNET) == 0
-    try:
-        # A kernel that greets its new interfaces in IPv6 would put packets of its own among ours.
-        for scope in ("all", "default"):
-            Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").write_text("1")
-        run("ip", "link", "set", "lo", "up")
-        yield
-    finally:
-        assert libc.setns(before, _CLONE_NEWNET) == 0
-        os.close(before)
 
 
 @pytest.fixture

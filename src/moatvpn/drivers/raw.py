@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import socket
+import struct
 
 from moatvpn.counters import Counters, DropReason
-from moatvpn.drivers.interfaces import BATCH, EspArrival
-from moatvpn.drivers.sockets import (
-    LONGEST,
-    Overflow,
-    cannot_open,
-    endpoint_of_octets,
-    prepare,
-    sent_with,
-)
+from moatvpn.drivers.interfaces import BATCH, BurstArrival, EspArrival
+from moatvpn.drivers.mmsg import ManyReceiver, ManySender
+from moatvpn.drivers.sockets import LONGEST, Overflow, cannot_open, endpoint_of_octets, prepare
 from moatvpn.errors import PeerError
+from moatvpn.esp.burst import Burst
 from moatvpn.wire.endpoint import Endpoint
 
 IP_PROTOCOL_ESP = 50
 _SHORTEST_HEADER = 20
+_read = struct.Struct("!BBH8x4s").unpack_from  # version and length, TOS, total length, source
 
 
-def strip_ip_header(packet: bytes | memoryview) -> EspArrival:
+def strip_ip_header(packet: memoryview, size: int) -> BurstArrival:
     """Return what an IPv4 packet of protocol 50 carries, its source (port 0) and its TOS octet.
 
-    Octets beyond the header's total length are not the packet's. Raises PeerError where the
-    lengths contradict each other (RFC 791, 3.1).
+    The packet is the first size octets. Those beyond the header's total length are not its own.
+    Raises PeerError where the lengths contradict each other (RFC 791, 3.1), and where there is
+    nothing within.
     """
-    size = len(packet)
-    if size < _SHORTEST_HEADER or packet[0] >> 4 != 4:
+    if size < _SHORTEST_HEADER:
         raise PeerError(DropReason.WILD_MALFORMED, "no IPv4 header")
-    header = (packet[0] & 0x0F) * 4
-    total = packet[2] << 8 | packet[3]
-    if not _SHORTEST_HEADER <= header <= total <= size:
+    first, tos, total, source = _read(packet)
+    header = (first & 0x0F) * 4
+    if first >> 4 != 4 or not _SHORTEST_HEADER <= header <= total <= size:
         raise PeerError(DropReason.WILD_MALFORMED, "lengths of an IPv4 packet disagree")
-    source = endpoint_of_octets(bytes(packet[12:16]))
-    return bytes(packet[header:total]), source, packet[1]
+    if header == total:
+        raise PeerError(DropReason.ESP_TOO_SHORT, "an empty IPv4 packet")
+    return packet[header:total], total - header, endpoint_of_octets(source), tos
 
 
 class RawEspSocket:
@@ -46,8 +44,6 @@ class RawEspSocket:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._buffer = bytearray(LONGEST)
-        self._view = memoryview(self._buffer)
         try:
             self._socket = socket.socket(
                 socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, IP_PROTOCOL_ESP
@@ -55,6 +51,8 @@ class RawEspSocket:
         except OSError as error:
             raise cannot_open("raw socket of IP protocol 50", error) from error
         prepare(self._socket)
+        self._sender = ManySender(self._socket, counters)
+        self._receiver = ManyReceiver(self._socket, BATCH, LONGEST)
         self._overflow = Overflow(self._socket, counters)
 
     def fileno(self) -> int:
@@ -63,33 +61,33 @@ class RawEspSocket:
 
     def receive(self, limit: int = BATCH) -> list[EspArrival]:
         """Return the ESP packets that wait now, at most limit of them."""
-        arrivals: list[EspArrival] = []
-        append, view = arrivals.append, self._view
-        receive_into, strip = self._socket.recv_into, strip_ip_header
-        for _ in range(limit):
+        return [(bytes(data), source, tos) for data, _, source, tos in self.receive_bursts(limit)]
+
+    def receive_bursts(self, limit: int = BATCH) -> list[BurstArrival]:
+        """Return the envelopes that wait now, at most limit and BATCH of them.
+
+        Their octets are valid until the next call.
+        """
+        arrivals: list[BurstArrival] = []
+        append, strip, receiver = arrivals.append, strip_ip_header, self._receiver
+        sizes = receiver.receive(limit)
+        for place, size in zip(receiver.places, sizes, strict=False):
             try:
-                size = receive_into(view)
-            except OSError:  # nothing is left, or an error of the network's that ESP outlives
-                break
-            try:
-                append(strip(view[:size]))
+                append(strip(place, size))
             except PeerError as error:
                 self._counters.drop(error.reason)
-        else:
+        if len(sizes) == limit:
             self._overflow.look()
         return arrivals
 
     def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
         """Send one ESP packet; what the kernel refuses is counted and lost, as IP may lose it."""
-        try:
-            if tos or source:
-                self._socket.sendmsg((data,), sent_with(tos, source), 0, (peer.host, 0))
-            else:
-                self._socket.sendto(data, (peer.host, 0))
-        except OSError:
-            self._counters.drop(DropReason.OUT_SEND_FAILED)
-            return False
-        return True
+        burst = Burst(memoryview(data), len(data), peer, False, tos, source, whole=False)
+        return self.send_burst(burst)
+
+    def send_burst(self, burst: Burst) -> bool:
+        """Send a burst; return False where not all of it went (the rest is counted)."""
+        return self._sender.send(burst, 0)
 
     def close(self) -> None:
         """Close the socket."""

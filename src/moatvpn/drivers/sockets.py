@@ -14,13 +14,14 @@ from moatvpn.wire.endpoint import Endpoint
 IP_PKTINFO = 8
 PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
 _IP_MTU_DISCOVER = 10
-_IP_PMTUDISC_DONT = 0
+_IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 0, 3
+UDP_SEGMENT = 103  # <linux/udp.h>
 _SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 _SO_MEMINFO = 55
 _MEMINFO = struct.Struct("=9I")  # <linux/sock_diag.h>; the last counts drops
 
-BUFFER = 4 << 20  # octets that the kernel may hold for us while we are busy elsewhere
+BUFFER = 7 << 20  # octets that the kernel may hold for us while we are busy elsewhere
 STRANGERS_BUFFER = 1 << 20  # the same, of messages that belong to no SA
 LONGEST = 65535
 
@@ -47,15 +48,29 @@ class Overflow:
             self._seen = drops
 
 
-def prepare(sock: socket.socket, buffer: int = BUFFER) -> None:
-    """Make sock non-blocking, with large buffers, and without DF on what it sends.
+class Fragmentation:
+    """Says for one socket whether what it sends next may be fragmented; at first it may.
 
-    buffer is how many octets may wait to be received.
-
-    The kernel may then fragment envelopes on the wild side, outside the tunnel.
+    What may not be has DF set, and is as long as the interface's MTU at most: path MTUs that the
+    kernel has learned do not count, since anybody can forge the ICMP messages that teach them.
     """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._allowed = False
+        self.allow(True)
+
+    def allow(self, allowed: bool) -> None:
+        """Let, or do not let, anybody fragment what is sent from now on."""
+        if allowed != self._allowed:
+            how = _IP_PMTUDISC_DONT if allowed else _IP_PMTUDISC_PROBE
+            self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+            self._allowed = allowed
+
+
+def prepare(sock: socket.socket, buffer: int = BUFFER) -> None:
+    """Make sock non-blocking, with large buffers; buffer is how much may wait to be received."""
     sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     for force, plain, size in (
         (SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer),
         (_SO_SNDBUFFORCE, socket.SO_SNDBUF, BUFFER),
@@ -76,10 +91,11 @@ def cannot_open(what: str, error: OSError) -> OperatorError:
 
 
 @lru_cache(maxsize=1024)
-def sent_with(tos: int, source: str) -> tuple[Ancillary, ...]:
+def sent_with(tos: int, source: str, segment: int = 0) -> tuple[Ancillary, ...]:
     """Return the control messages that set a packet's TOS octet and source address.
 
-    A TOS of 0 and an empty source leave them to the kernel. Raises OSError for what is no address.
+    A TOS of 0 and an empty source leave them to the kernel, which cuts what is sent into datagrams
+    of segment octets, unless that is 0. Raises OSError for what is no address.
     """
     ancillary: list[Ancillary] = []
     if tos:
@@ -87,6 +103,8 @@ def sent_with(tos: int, source: str) -> tuple[Ancillary, ...]:
     if source:
         info = PKTINFO.pack(0, socket.inet_aton(source), bytes(4))
         ancillary.append((socket.IPPROTO_IP, IP_PKTINFO, info))
+    if segment:
+        ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("=H", segment)))
     return tuple(ancillary)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
+import sys
 
 from moatvpn.counters import Counters, DropReason
-from moatvpn.drivers.interfaces import BATCH, EspArrival
+from moatvpn.drivers.gro import NON_ESP_MARKER, is_plain, split
+from moatvpn.drivers.interfaces import BATCH, BurstArrival, EspArrival
+from moatvpn.drivers.mmsg import ManySender
 from moatvpn.drivers.sockets import (
     BUFFER,
     IP_PKTINFO,
     LONGEST,
     PKTINFO,
     STRANGERS_BUFFER,
+    UDP_SEGMENT,
     Ancillary,
     Overflow,
     cannot_open,
@@ -20,11 +26,20 @@ from moatvpn.drivers.sockets import (
     sent_with,
 )
 from moatvpn.drivers.steering import bind_both
+from moatvpn.esp.burst import Burst
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram, Endpoint
 
-NON_ESP_MARKER = bytes(4)  # RFC 3948, 2.2: no SPI is zero
 _UDP_ENCAP, _UDP_ENCAP_ESPINUDP = 100, 2  # linux/udp.h
-_ANCILLARY_SPACE = socket.CMSG_SPACE(PKTINFO.size) + socket.CMSG_SPACE(4)
+_UDP_GRO = 104
+_ANCILLARY_SPACE = socket.CMSG_SPACE(PKTINFO.size) + 2 * socket.CMSG_SPACE(4)
+_BURST = 1 << 18  # octets of one batch, more or less: what waits behind it waits less than 1 ms
+_NOWHERE = bytes(4)
+# What is not to be fragmented goes in one call up to here; longer envelopes may need fragments,
+# which the kernel does not make of what it cuts itself.
+_NEVER_FRAGMENTED = 1472
+# Why the kernel does not cut a burst: envelopes longer than the way's MTU (which of the two says
+# so depends on the kernel), or a device that leaves checksums to others, as it always will.
+_NOT_CUT = frozenset((errno.EINVAL, errno.EMSGSIZE, errno.EIO))
 
 
 def local_address_towards(host: str) -> str | None:
@@ -40,32 +55,51 @@ def local_address_towards(host: str) -> str | None:
         return str(probe.getsockname()[0])
 
 
-def _tos_and_local_host(ancillary: list[Ancillary]) -> tuple[int, str]:
-    """Return the TOS octet and our own address from what the kernel tells about a datagram."""
-    tos, local = 0, ""
+def _told(ancillary: list[Ancillary], size: int) -> tuple[int, int, bytes]:
+    """Return TOS octet, length of each datagram, and our address from what the kernel tells.
+
+    size is what was received: of one datagram, unless the kernel says otherwise.
+    """
+    tos, segment, local = 0, size, _NOWHERE
     for level, kind, value in ancillary:
-        if level != socket.IPPROTO_IP:
+        if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+            segment = int.from_bytes(value, sys.byteorder)
+        elif level != socket.IPPROTO_IP:
             continue
-        if kind == socket.IP_TOS:
+        elif kind == socket.IP_TOS:
             tos = value[0]
         elif kind == IP_PKTINFO:
-            local = socket.inet_ntoa(PKTINFO.unpack(value[: PKTINFO.size])[1])
-    return tos, local
+            local = value[4:8]
+    return tos, segment or size, local
 
 
 class UdpQueue:
-    """One of the kernel's queues of a UDP port; port is filled in once it is bound."""
+    """One of the kernel's queues of a UDP port; port is filled in once it is bound.
+
+    joined: the kernel may put a peer's datagrams together (UDP_GRO), where it can.
+    """
 
     def __init__(
-        self, counters: Counters, *, framed: bool, buffer: int, kernel_esp: bool = False
+        self,
+        counters: Counters,
+        *,
+        framed: bool,
+        buffer: int,
+        kernel_esp: bool = False,
+        joined: bool = True,
     ) -> None:
         self.port = 0
         self._framed = framed
+        self._counters = counters
+        self._view = memoryview(bytearray(_BURST + LONGEST))
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self.socket.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         if kernel_esp:
             self.socket.setsockopt(socket.IPPROTO_UDP, _UDP_ENCAP, _UDP_ENCAP_ESPINUDP)
+        elif joined and framed:
+            with contextlib.suppress(OSError):  # before Linux 5.0
+                self.socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
         prepare(self.socket, buffer)
         self._overflow = Overflow(self.socket, counters)
 
@@ -74,26 +108,50 @@ class UdpQueue:
         return self.socket.fileno()
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
-        """Return the ESP packets and the IKE messages that wait now, limit of both at most."""
-        arrivals: list[EspArrival] = []
+        """Return the ESP packets and the IKE messages that wait now, limit of both at least."""
+        bursts, messages = self.receive_bursts(limit)
+        arrivals = [
+            (bytes(data[offset : offset + size]), source, tos)
+            for data, size, source, tos in bursts
+            for offset in range(0, len(data), size)
+        ]
+        return arrivals, messages
+
+    def receive_bursts(self, limit: int = BATCH) -> tuple[list[BurstArrival], list[Datagram]]:
+        """Return the envelopes and the IKE messages that wait now.
+
+        They are what limit calls of the kernel's give, and about 256 KiB, at most. Octets of
+        envelopes are valid until the next call. Empty datagrams are counted and left out.
+        """
+        arrivals: list[BurstArrival] = []
         messages: list[Datagram] = []
-        receive, framed = self.socket.recvmsg, self._framed
+        view, used, framed = self._view, 0, self._framed
+        receive_into = self.socket.recvmsg_into
         for _ in range(limit):
-            try:
-                data, ancillary, _, (host, port) = receive(LONGEST, _ANCILLARY_SPACE)
-            except OSError:  # nothing is left, or an error of the network's that we outlive
+            if used > _BURST:
                 break
-            tos, local = _tos_and_local_host(ancillary)
+            try:
+                size, ancillary, _, (host, port) = receive_into((view[used:],), _ANCILLARY_SPACE)
+            except OSError:  # nothing is left, or an error of the network's that we outlive
+                return arrivals, messages
+            data = view[used : used + size]
+            used += size
+            tos, segment, local = _told(ancillary, size)
             source = endpoint(host, port)
             if not framed:
-                messages.append(Datagram(data, endpoint(local, self.port), source))
-            elif data.startswith(NON_ESP_MARKER):
-                message = data[len(NON_ESP_MARKER) :]
-                messages.append(Datagram(message, endpoint(local, self.port), source))
-            elif data != KEEPALIVE:
-                arrivals.append((data, source, tos))
-        else:
-            self._overflow.look()
+                told = [bytes(data)]
+            elif not size:
+                self._counters.drop(DropReason.ESP_TOO_SHORT)
+                continue
+            elif is_plain(data, segment):
+                arrivals.append((data, segment, source, tos))
+                continue
+            else:
+                envelopes, told = split(data, segment)
+                arrivals += [(part, segment, source, tos) for part in envelopes]
+            own = endpoint(socket.inet_ntoa(local), self.port)
+            messages += [Datagram(message, own, source) for message in told]
+        self._overflow.look()
         return arrivals, messages
 
 
@@ -101,20 +159,28 @@ class UdpPort:
     """One UDP port of ours at all addresses; framed says that RFC 3948 rules it, as on 4500.
 
     Strangers' first messages wait in a queue of their own. kernel_esp: the kernel takes ESP out of
-    UDP (UDP_ENCAP), and what arrives here is IKE. Raises OperatorError where the port cannot be
-    opened.
+    UDP (UDP_ENCAP), and what arrives here is IKE. offloads: the kernel cuts bursts into datagrams,
+    and joins those that come, where it can. Raises OperatorError where the port cannot be opened.
     """
 
     def __init__(
-        self, port: int, counters: Counters, *, framed: bool, kernel_esp: bool = False
+        self,
+        port: int,
+        counters: Counters,
+        *,
+        framed: bool,
+        kernel_esp: bool = False,
+        offloads: bool = True,
     ) -> None:
         self._counters = counters
         self._framed = framed
         self.strangers, self.established = (
-            UdpQueue(counters, framed=framed, buffer=buffer, kernel_esp=kernel_esp)
+            UdpQueue(counters, framed=framed, buffer=buffer, kernel_esp=kernel_esp, joined=offloads)
             for buffer in (STRANGERS_BUFFER, BUFFER)
         )
         self._socket = self.established.socket
+        self._sender = ManySender(self._socket, counters)
+        self._cuts = offloads and _kernel_cuts(self._socket)
         try:
             self.port = bind_both(self.strangers.socket, self._socket, port, framed)
         except OSError as error:
@@ -123,11 +189,16 @@ class UdpPort:
         self.strangers.port = self.established.port = self.port
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
-        """Return what waits now of all but strangers: limit of ESP and IKE at most."""
+        """Return what waits now of all but strangers: limit of ESP and IKE at least."""
         return self.established.receive(limit)
+
+    def receive_bursts(self, limit: int = BATCH) -> tuple[list[BurstArrival], list[Datagram]]:
+        """Return what waits now of all but strangers, as UdpQueue.receive_bursts does."""
+        return self.established.receive_bursts(limit)
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
+        self._sender.allow_fragmentation(True)
         try:
             marked = self._framed and datagram.data != KEEPALIVE
             self._socket.sendmsg(
@@ -143,18 +214,38 @@ class UdpPort:
 
     def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
         """Send one ESP packet in UDP; what the kernel refuses is counted and lost."""
-        try:
-            if tos or source:
-                address = (peer.host, peer.port)
-                self._socket.sendmsg((data,), sent_with(tos, source), 0, address)
+        burst = Burst(memoryview(data), len(data), peer, True, tos, source, whole=False)
+        return self.send_burst(burst)
+
+    def send_burst(self, burst: Burst) -> bool:
+        """Send a burst in UDP; return False where not all of it went (the rest is counted)."""
+        data, size = burst.data, burst.size
+        if self._cuts and len(data) > size and (burst.whole or size <= _NEVER_FRAGMENTED):
+            peer = burst.peer
+            self._sender.allow_fragmentation(not burst.whole)
+            try:
+                with_what = sent_with(burst.tos, burst.source, size)
+                self._socket.sendmsg((data,), with_what, 0, (peer.host, peer.port))
+            except OSError as error:
+                why = error.errno or errno.EIO
+                if why not in _NOT_CUT:
+                    self._sender.count(why, -(-len(data) // size))
+                    return False
+                self._cuts = why != errno.EIO
             else:
-                self._socket.sendto(data, (peer.host, peer.port))
-        except OSError:
-            self._counters.drop(DropReason.OUT_SEND_FAILED)
-            return False
-        return True
+                return True
+        return self._sender.send(burst, burst.peer.port)
 
     def close(self) -> None:
         """Close the port."""
         self.strangers.socket.close()
         self._socket.close()
+
+
+def _kernel_cuts(sock: socket.socket) -> bool:
+    """Return whether the kernel cuts what is sent into datagrams (UDP_SEGMENT, Linux 4.18)."""
+    try:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+    except OSError:
+        return False
+    return True

@@ -29,13 +29,26 @@ def ipv4(payload: bytes, *, options: bytes = b"", tos: int = 0, total: int | Non
 @pytest.mark.parametrize("options", [b"", bytes(4), bytes(40)])
 def test_payload_source_and_tos(options: bytes) -> None:
     packet = ipv4(b"\x01\x02\x03\x04 and more", options=options, tos=0xB9)
-    arrival = strip_ip_header(packet)
-    assert arrival == (b"\x01\x02\x03\x04 and more", Endpoint("192.0.2.7", 0), 0xB9)
+    arrival = strip_ip_header(memoryview(packet), len(packet))
+    assert arrival == (b"\x01\x02\x03\x04 and more", 13, Endpoint("192.0.2.7", 0), 0xB9)
 
 
 def test_octets_behind_the_packet_are_cut_off() -> None:
     packet = ipv4(b"payload", total=24) + b"trailer"
-    assert strip_ip_header(packet)[0] == b"payl"
+    assert strip_ip_header(memoryview(packet), len(packet))[:2] == (b"payl", 4)
+
+
+def test_octets_of_an_earlier_packet_do_not_count() -> None:
+    earlier = memoryview(ipv4(b"payload"))
+    for size in (0, 19, 26):
+        with pytest.raises(PeerError):
+            strip_ip_header(earlier, size)
+
+
+def test_a_packet_without_anything_in_it_is_a_drop() -> None:
+    with pytest.raises(PeerError) as caught:
+        strip_ip_header(memoryview(ipv4(b"", options=bytes(4))), 24)
+    assert caught.value.reason is DropReason.ESP_TOO_SHORT
 
 
 @pytest.mark.parametrize(
@@ -53,17 +66,18 @@ def test_octets_behind_the_packet_are_cut_off() -> None:
 )
 def test_contradicting_lengths_are_a_drop(packet: bytes) -> None:
     with pytest.raises(PeerError) as caught:
-        strip_ip_header(packet)
+        strip_ip_header(memoryview(packet), len(packet))
     assert caught.value.reason is DropReason.WILD_MALFORMED
 
 
 @given(st.binary(max_size=90))
 def test_hostile_octets_are_a_drop_or_a_part_of_themselves(packet: bytes) -> None:
     try:
-        data, source, tos = strip_ip_header(packet)
+        data, size, source, tos = strip_ip_header(memoryview(packet), len(packet))
     except PeerError:
         return
     assert len(packet) >= 20
-    assert data in packet[20:]
+    assert bytes(data) in packet[20:]
+    assert len(data) == size > 0
     assert source.port == 0
     assert tos == packet[1]

@@ -50,7 +50,7 @@ def at(sock: socket.socket) -> Endpoint:
 
 
 def test_framed_port_tells_esp_ike_and_keepalives_apart(
-    framed: UdpPort, peer: socket.socket
+    framed: UdpPort, peer: socket.socket, counters: Counters
 ) -> None:
     esp = (b"\0\0\1\0esp", b"\xff\xff\xff\xff")
     for data in (b"\xff", MARKER + ABOUT_AN_SA, *esp, MARKER + FIRST, MARKER, b"", b"\xff\xff"):
@@ -61,8 +61,9 @@ def test_framed_port_tells_esp_ike_and_keepalives_apart(
     assert messages == [Datagram(ABOUT_AN_SA, local, at(peer))]
     # What belongs to no SA, and what is too short for any, waits apart.
     arrivals, messages = framed.strangers.receive()
-    assert arrivals == [(data, at(peer), 0) for data in (b"", b"\xff\xff")]
+    assert arrivals == [(b"\xff\xff", at(peer), 0)]
     assert messages == [Datagram(data, local, at(peer)) for data in (FIRST, b"")]
+    assert counters.value(DropReason.ESP_TOO_SHORT) == 1  # b""
 
 
 def test_a_keepalive_goes_out_without_a_marker(framed: UdpPort, peer: socket.socket) -> None:
