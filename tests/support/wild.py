@@ -14,9 +14,11 @@ one IP packet at a time. Needs root.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -70,6 +72,7 @@ table inet silence {
 """
 
 _CLONE_NEWNET = 0x40000000
+_SIOCETHTOOL, _ETHTOOL_SGRO = 0x8946, 0x2C  # <linux/sockios.h>, <linux/ethtool.h>
 
 
 @lru_cache(maxsize=1)
@@ -94,6 +97,12 @@ def inside(namespace: Namespace) -> Iterator[None]:
         os.close(before)
 
 
+def socket_in(namespace: Namespace, *words: int) -> socket.socket:
+    """Return a socket of a namespace; words are those of socket.socket."""
+    with inside(namespace):
+        return socket.socket(*words)
+
+
 def counters(namespace: Namespace, family: str, table: str) -> dict[str, int]:
     """Return how many packets each counter of a table of nftables has seen."""
     listed = namespace.run("nft", "-j", "list", "counters", "table", family, table).stdout
@@ -106,6 +115,14 @@ def _veth(one: Namespace, name: str, other: Namespace, other_name: str) -> None:
     run("ip", "link", "add", name, "netns", *ends, other.namespace)
     one.ip("link", "set", name, "up")
     other.ip("link", "set", other_name, "up")
+
+
+def _as_real_ports(box: Namespace) -> None:
+    """Have box's wild side send one IP packet at a time, and join what it receives (GRO)."""
+    box.ip("link", "set", "wild0", "gso_max_segs", "1")
+    value = ctypes.create_string_buffer(struct.pack("II", _ETHTOOL_SGRO, 1))
+    with socket_in(box, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, _SIOCETHTOOL, struct.pack("16sP", b"wild0", ctypes.addressof(value)))
 
 
 def _forward(box: Namespace) -> None:
@@ -154,8 +171,7 @@ class Wild(Pair):
             for network, source in zip(into, (side.inside, side.inside6), strict=True):
                 box.ip("route", "add", network, "dev", "moat0", "src", source)
         for box, address, via in ((moat, MOAT_WILD, HOME), (portal, PORTAL.wild, OUTSIDE)):
-            # One IP packet at a time leaves, as on a real wire.
-            box.ip("link", "set", "wild0", "gso_max_segs", "1")
+            _as_real_ports(box)
             box.ip("address", "add", f"{address}/24", "dev", "wild0")
             box.ip("route", "add", "default", "via", via)
         router.ip("address", "add", f"{HOME}/32", "dev", "home0")
@@ -255,9 +271,3 @@ def wild(
         change(made)
         made.start()
         yield made
-
-
-def socket_in(namespace: Namespace, *words: int) -> socket.socket:
-    """Return a socket of a namespace; words are those of socket.socket."""
-    with inside(namespace):
-        return socket.socket(*words)
