@@ -18,7 +18,7 @@ from moatvpn.crypto.trust import CertificateError
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.processor import EspProcessor
-from moatvpn.wire import ike_config, ike_fragment, ike_mobike, ike_payloads, ip
+from moatvpn.wire import ike_aggfrag, ike_config, ike_fragment, ike_mobike, ike_payloads, ip
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.ike_first import cookie_answer, first_request, is_other_version, receiver_spi
@@ -74,6 +74,10 @@ def _notify(data: bytes) -> None:
             ike_mobike.parse_additional_address(notify)
     with suppress(PeerError):
         ike_mobike.check_cookie2(notify.data)
+    with suppress(PeerError):
+        unsplit = ike_aggfrag.parse_use_aggfrag(notify)
+        assert notify.data == bytes((unsplit,))
+    assert 0 <= ike_aggfrag.parse_private_features(notify) <= 0xFF
 
 
 def _delete(data: bytes) -> None:

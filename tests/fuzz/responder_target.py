@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from envelopes import ABLE
 from network import (
     MOAT,
     MOAT_HOST,
@@ -90,10 +91,16 @@ class Bench:
 
     def __init__(self) -> None:
         self.network = Network(1)
-        self.moat = Peer(MOAT, MOAT_HOST, 11, SIGNERS[0])
+        self.moat = Peer(MOAT, MOAT_HOST, 11, SIGNERS[0], abilities=ABLE)
         tickets = TicketKeys(random.Random(5).randbytes, lambda: NOW + self.network.now)
         self.portal = Peer(
-            PORTAL, PORTAL_HOST, 22, SIGNERS[1], certificates=CERTIFICATES, tickets=tickets
+            PORTAL,
+            PORTAL_HOST,
+            22,
+            SIGNERS[1],
+            certificates=CERTIFICATES,
+            tickets=tickets,
+            abilities=ABLE,
         )
         self.network.join(self.moat, self.portal)
         self.portal.ike.add_connection(portal_config(self.moat), 0.0)
@@ -276,12 +283,12 @@ class Bench:
         """
         if self.moat in self.liars:
             self.network.peers.remove(self.moat)
-            self.moat = Peer(MOAT, MOAT_HOST, 33, SIGNERS[0])
+            self.moat = Peer(MOAT, MOAT_HOST, 33, SIGNERS[0], abilities=ABLE)
             self.moat.ike.add_connection(moat_config(self.portal), self.network.now)
             self.network.join(self.moat)
         if self.portal in self.liars:
             self.network.peers.remove(self.portal)
-            self.portal = Peer(PORTAL, PORTAL_HOST, 44, SIGNERS[1])
+            self.portal = Peer(PORTAL, PORTAL_HOST, 44, SIGNERS[1], abilities=ABLE)
             self.portal.ike.add_connection(portal_config(self.moat), self.network.now)
             self.network.join(self.portal)
         self.run(HEAL_SECONDS)

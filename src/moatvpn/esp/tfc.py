@@ -63,11 +63,9 @@ class Pacer:
         if self._start is None:
             self._start = now
         gone = int((now - self._start) * self._rate) + 1
-        # By the same sum as next(), for it may be rounded another way.
+        # By the sum of next(), too, which may be rounded another way.
         if self._start + gone / self._rate <= now:
             gone += 1
-        elif self._start + (gone - 1) / self._rate > now:
-            gone -= 1
         due = gone - self._gone
         if due <= 0:
             return 0
