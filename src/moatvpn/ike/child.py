@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from moatvpn.config import ConnectionConfig
-from moatvpn.counters import DropReason
 from moatvpn.crypto.keymat import child_keys
-from moatvpn.errors import MoatError, PeerError
+from moatvpn.errors import MoatError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike.additional import choose_additional, kems_of, offered
 from moatvpn.ike.framing import Framing
 from moatvpn.ike.ike_sa import IkeSa
-from moatvpn.ike.proposal import choose_group, integrity, offers_suite
+from moatvpn.ike.proposal import choose_group, integrity, offers_suite, only_choice
 from moatvpn.wire.algorithms import CipherSuite, Group, Kem
 from moatvpn.wire.ike_proposal import (
     ADDITIONAL_TYPES,
@@ -149,13 +148,7 @@ def accept(
     ways: Sequence[bool] = (False,),
 ) -> Choice:
     """Return what the responder took; raise PeerError where it is not one that we offered."""
-    chosen = choose(answer, config, groups, ways=ways)
-    if chosen is None or len(answer) != 1:
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-    kinds = [t.type for t in answer[0].transforms]
-    if len(set(kinds)) != len(kinds):
-        raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that chooses nothing")
-    return chosen
+    return only_choice(choose(answer, config, groups, ways=ways), answer)
 
 
 @lru_cache(maxsize=64)

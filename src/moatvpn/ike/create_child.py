@@ -9,6 +9,7 @@ line of its own in the connection: a rekey replaces a CHILD_SA within its line.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,7 +80,7 @@ def selectors_of(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes]:
     return ts_i, ts_r
 
 
-class Agreed(NamedTuple):
+class _Agreed(NamedTuple):
     """What a response has agreed to: build makes the CHILD_SA, of the secrets of kems.
 
     nonce is the responder's.
@@ -90,7 +91,7 @@ class Agreed(NamedTuple):
     kems: tuple[Kem, ...]
 
 
-class ChildRequest:
+class ChildRequest(ABC):
     """A request of ours that makes a CHILD_SA. group: as first_group takes it."""
 
     exchange = Exchange.CREATE_CHILD_SA
@@ -133,11 +134,44 @@ class ChildRequest:
             *framing.offer(self.sa.context, config),
         ]
 
-    def other_group(self, payloads: Sequence[RawPayload]) -> Group | None:
-        """Return the group that the response asks for, if it is worth another try."""
-        return None if self._asked else other_group(payloads, self._group, self._groups)
+    @abstractmethod
+    def build(self, now: float) -> Payloads | None:
+        """Return the request, or None where there is nothing left to do."""
 
-    def agreed(self, payloads: Sequence[RawPayload]) -> Agreed:
+    @abstractmethod
+    def again(self, group: Group) -> ChildRequest:
+        """Return the same request in another group."""
+
+    @abstractmethod
+    def refused(self, notify: int, now: float) -> None:
+        """Take in that the peer would not do it."""
+
+    @abstractmethod
+    def made(self, child: ChildSa, nonce: bytes, now: float) -> None:
+        """Take the new CHILD_SA in; nonce is the responder's."""
+
+    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+        """Make the CHILD_SA, or ask once more, in the group that the peer wants."""
+        refused = refusal(payloads)
+        if refused is None:
+            self._go_on(payloads, now)
+            return
+        group = None if self._asked else other_group(payloads, self._group, self._groups)
+        if group is None:
+            self.refused(refused, now)
+        else:
+            self.abandon()
+            self.sa.start(self.again(group), now)
+
+    def _go_on(self, payloads: Sequence[RawPayload], now: float) -> None:
+        agreed = self._agreed(payloads)
+
+        def finish(more: bytes, at: float) -> None:
+            self.made(agreed.build(more), agreed.nonce, at)
+
+        followup.go_on(self, agreed.kems, payloads, finish, now)
+
+    def _agreed(self, payloads: Sequence[RawPayload]) -> _Agreed:
         """Return what the response makes; raise PeerError where that is nothing that we asked."""
         body, ke, nonce = exchanged(payloads)
         config = self.connection.config
@@ -163,7 +197,7 @@ class ChildRequest:
                 sa, config, choice, spi, selectors, secrets, agreed, True, line, more
             )
 
-        return Agreed(build, nonce, choice.kems)
+        return _Agreed(build, nonce, choice.kems)
 
 
 class CreateChildTask(ChildRequest):
@@ -184,24 +218,14 @@ class CreateChildTask(ChildRequest):
             return None
         return self.request(self._wanted, wanted[self._wanted])
 
-    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
+    def again(self, group: Group) -> CreateChildTask:
+        """Return the same request in another group."""
+        return CreateChildTask(self.connection, self.sa, self._wanted, group)
+
+    def made(self, child: ChildSa, nonce: bytes, now: float) -> None:
         """Enter the CHILD_SA, and send on it."""
-        children = self.connection.children
-        refused = refusal(payloads)
-        group = self.other_group(payloads)
-        if refused is not None and group is not None:
-            self.abandon()
-            again = CreateChildTask(self.connection, self.sa, self._wanted, group)
-            self.sa.start(again, now)
-        elif refused is not None:
-            self.refused(refused, now)
-        else:
-            made = self.agreed(payloads)
-
-            def finish(more: bytes, at: float) -> None:
-                children.add(self.sa, made.build(more), None, True, at)
-
-            followup.go_on(self, made.kems, payloads, finish, now)
+        del nonce
+        self.connection.children.add(self.sa, child, None, True, now)
 
     def refused(self, notify: int, now: float) -> None:
         """Take in that the peer would not make it; try again later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.prf import Prf
@@ -17,6 +18,8 @@ from moatvpn.wire.ike_proposal import (
     Transform,
     TransformType,
 )
+
+C = TypeVar("C")
 
 _PRFS = (Prf.HMAC_SHA2_512, Prf.HMAC_SHA2_384, Prf.HMAC_SHA2_256)
 _PRF_TRANSFORMS = tuple(Transform(TransformType.PRF, prf.value) for prf in _PRFS)
@@ -169,10 +172,17 @@ def choose_group(
 
 def accept(answer: Sequence[Proposal], policy: IkePolicy, spi_size: int = 0) -> IkeChoice:
     """Return what the responder took; raise PeerError where it is not one that we offered."""
-    choice = choose(answer, policy, spi_size)
+    return only_choice(choose(answer, policy, spi_size), answer)
+
+
+def only_choice(choice: C | None, answer: Sequence[Proposal]) -> C:
+    """Return choice, which we have made of answer, where answer leaves no other.
+
+    Raises PeerError for what we did not offer, and for anything but one proposal with one transform
+    of each type in it (3.3.6).
+    """
     if choice is None or len(answer) != 1:
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that we did not offer")
-    # One transform of each type, and none besides (3.3.6).
     kinds = [t.type for t in answer[0].transforms]
     if len(set(kinds)) != len(kinds):
         raise PeerError(DropReason.IKE_NO_PROPOSAL, "answer that chooses nothing")

@@ -80,30 +80,17 @@ class RekeyChildTask(ChildRequest):
         request = self.request(child.line, (child.local_ts, child.remote_ts))
         return [(PayloadType.NOTIFY, rekey.encode()), *request]
 
-    def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
-        """Use the new CHILD_SA and delete the old one a little later, unless a rival wins."""
-        refused = refusal(payloads)
-        group = self.other_group(payloads)
-        if refused is not None and group is not None:
-            self.abandon()
-            again = RekeyChildTask(self.connection, self.sa, self._old, group)
-            self.sa.start(again, now)
-        elif refused is not None:
-            self.refused(refused, now)
-        else:
-            made = self.agreed(payloads)
-
-            def finish(more: bytes, at: float) -> None:
-                self._replace(made.build(more), made.nonce, at)
-
-            followup.go_on(self, made.kems, payloads, finish, now)
+    def again(self, group: Group) -> RekeyChildTask:
+        """Return the same request in another group."""
+        return RekeyChildTask(self.connection, self.sa, self._old, group)
 
     def refused(self, notify: int, now: float) -> None:
         """Take in that the peer would not do it."""
         self.abandon()
         self.connection.children.rekey_refused(self._old, notify, now)
 
-    def _replace(self, child: ChildSa, nonce: bytes, now: float) -> None:
+    def made(self, child: ChildSa, nonce: bytes, now: float) -> None:
+        """Use the new CHILD_SA and delete the old one a little later, unless a rival wins."""
         children = self.connection.children
         old = children.records.get(self._old)
         if old is None:  # the peer has replaced and deleted it meanwhile
