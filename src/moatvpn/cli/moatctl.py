@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moatvpn.cli.client import DaemonNotRunningError, DaemonUnreachableError, ask
+from moatvpn.cli.metrics import metrics_text
 from moatvpn.cli.store import Store
 from moatvpn.cli.table import detail_text, status_text
 from moatvpn.config import (
@@ -60,6 +61,11 @@ def _status(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         row = ask(arguments.socket, {"command": "show", "name": arguments.name})
         status = {"connections": [row]}
     return status, status_text(status)
+
+
+def _metrics(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    status = ask(arguments.socket, {"command": "status"})
+    return status, metrics_text(status)
 
 
 def _show(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -187,6 +193,7 @@ def parser() -> argparse.ArgumentParser:
 
     status = command("status", _status, "show connections and what was dropped")
     status.add_argument("name", nargs="?", help="show this connection only")
+    command("metrics", _metrics, "show figures as OpenMetrics text, for Prometheus")
     command("show", _show, "show all about one connection", name)
     command("add", _add, "add a connection", file, stored)
     command("replace", _replace, "add a connection, or put it in place of another", file, stored)

@@ -7,7 +7,9 @@ from typing import Any
 
 from moatvpn.ike.failure import SIDES
 
-_HEADINGS = ("NAME", "STATE", "PEER", "VIA", "KEYS BY", "UP FOR", "IN", "OUT", "REKEY IN")
+_HEADINGS = (
+    "NAME", "STATE", "PEER", "VIA", "KEYS BY", "UP FOR", "IN", "OUT", "LOST IN / NOW", "REKEY IN",
+)  # fmt: skip
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -43,6 +45,11 @@ def amount(octets: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def percentage(part: float | None) -> str:
+    """Return a part of 1 in percent, two digits of it: 0%, 0.013%, 1.2%, 17%."""
+    return "-" if part is None else f"{float(f'{part * 100:.2g}'):g}%"
 
 
 def status_text(status: dict[str, Any]) -> str:
@@ -102,5 +109,6 @@ def _connection(row: dict[str, Any]) -> tuple[str, ...]:
         duration(row["established_for"]),
         f"{row['packets_in']} / {amount(row['bytes_in'])}",
         f"{row['packets_out']} / {amount(row['bytes_out'])}",
+        f"{percentage(row.get('loss_in'))} / {percentage(row.get('recent_loss_in'))}",
         duration(row["child_rekey_in"]),
     )

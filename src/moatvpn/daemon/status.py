@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
+from moatvpn.esp.loss import LossEstimate
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.status import ConnectionStatus
@@ -44,6 +45,7 @@ def connection_row(
         "packets_out": esp.packets_out,
         "bytes_out": esp.octets_out,
         "sequence_out": esp.sequence,
+        **loss_row(esp.loss),
         "spi_in": _spi(esp.spi_in),
         "spi_out": _spi(esp.spi_out),
         "resumed": ike.resumed if up else None,
@@ -54,6 +56,26 @@ def connection_row(
         "authentication": config.authentication,
         "last_failure": None if ike.failure is None else failure_detail(ike.failure, now),
     }
+
+
+def loss_row(loss: LossEstimate | None) -> dict[str, Any]:
+    """Return what is known of the envelopes that come in, as a part of a JSON object.
+
+    loss_in and recent_loss_in are which part was lost, of all and of the last 2,048, from 0 to 1;
+    the others are numbers of envelopes, as esp.loss has them. All are null where nobody knows.
+    """
+    known = LossEstimate() if loss is None else loss
+    row = {
+        "envelopes_in": known.received,
+        "expected_in": known.expected,
+        "lost_in": known.lost,
+        "reordered_in": known.reordered,
+        "late_in": known.late,
+        "skipped_in": known.skipped,
+        "loss_in": round(known.total_rate, 6),
+        "recent_loss_in": round(known.rate, 6),
+    }
+    return dict.fromkeys(row) if loss is None else row
 
 
 def failure_detail(record: FailureRecord, now: float) -> dict[str, Any]:

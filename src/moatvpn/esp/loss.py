@@ -21,7 +21,8 @@ class LossEstimate(NamedTuple):
     received, reordered, late and skipped are as esp.replay.ReplayWindow has them, late without
     authentication; expected is received and what has not come. lost is what is not expected to
     come any more, for it has been overtaken further than any envelope that came: it falls where one
-    comes nevertheless. recent_lost is of the recent ones, at most the last 2,048.
+    comes nevertheless. recent_lost is how many were lost of the recent ones, which are the last
+    2,048 at most.
     """
 
     received: int = 0
@@ -37,6 +38,11 @@ class LossEstimate(NamedTuple):
     def rate(self) -> float:
         """Return which part of the recent envelopes was lost, from 0 to 1; 0 where none was."""
         return self.recent_lost / self.recent if self.recent else 0.0
+
+    @property
+    def total_rate(self) -> float:
+        """Return which part of all envelopes was lost, from 0 to 1."""
+        return self.lost / self.expected if self.expected else 0.0
 
     def plus(self, other: LossEstimate) -> LossEstimate:
         """Return the estimate for the envelopes of both."""

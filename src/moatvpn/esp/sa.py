@@ -116,12 +116,12 @@ class CbcOutboundSa(_Sending):
 class AeadInboundSa:
     """Authenticates and decrypts with a combined mode, each packet once (RFC 4303, 3.4)."""
 
-    __slots__ = ("_aead", "_esn", "_salt", "_spi", "_window", "octets", "packets")
+    __slots__ = ("_aead", "_esn", "_salt", "_spi", "octets", "packets", "window")
 
     def __init__(self, child: ChildSa) -> None:
         self.packets = self.octets = 0  # of raw packets that were delivered
         self._spi = child.spi_in
-        self._window = ReplayWindow()
+        self.window = ReplayWindow()
         self._aead, self._salt = new_aead(child.suite, child.key_in)
         self._esn = child.esn
 
@@ -131,7 +131,7 @@ class AeadInboundSa:
         data is an ESP packet of at least wire.esp.MIN_LENGTH. Raises PeerError for a replay, for
         one that is not authentic, and for wrong padding.
         """
-        window = self._window
+        window = self.window
         sequence = _sequence_of(data, window, self._esn)
         try:
             plaintext = self._aead.decrypt(
@@ -142,6 +142,7 @@ class AeadInboundSa:
                 else data[:HEADER_LENGTH],
             )
         except NotAuthentic as error:
+            window.refused(sequence)
             raise PeerError(DropReason.ESP_NOT_AUTHENTIC) from error
         newest = window.commit(sequence)
         length, next_header = split_trailer(plaintext)
@@ -151,11 +152,11 @@ class AeadInboundSa:
 class CbcInboundSa:
     """Authenticates and decrypts with an HMAC and AES-CBC, each packet once."""
 
-    __slots__ = ("_cipher", "_esn", "_window", "octets", "packets")
+    __slots__ = ("_cipher", "_esn", "octets", "packets", "window")
 
     def __init__(self, child: ChildSa) -> None:
         self.packets = self.octets = 0  # of raw packets that were delivered
-        self._window = ReplayWindow()
+        self.window = ReplayWindow()
         self._cipher = CbcHmac(child.suite, child.key_in)
         self._esn = child.esn
 
@@ -167,12 +168,13 @@ class CbcInboundSa:
         end = len(data) - self._cipher.icv_length
         if end < HEADER_LENGTH + 2 * BLOCK or (end - HEADER_LENGTH) % BLOCK:
             raise PeerError(DropReason.ESP_TOO_SHORT, f"{len(data)} octets")
-        sequence = _sequence_of(data, self._window, self._esn)
+        sequence = _sequence_of(data, self.window, self._esn)
         body = data[:end]
         authenticated = _authenticated(body, sequence, self._esn)
         if not self._cipher.is_authentic(authenticated, data[end:]):
+            self.window.refused(sequence)
             raise PeerError(DropReason.ESP_NOT_AUTHENTIC)
-        newest = self._window.commit(sequence)
+        newest = self.window.commit(sequence)
         plaintext = self._cipher.decrypt(body[HEADER_LENGTH:])
         length, next_header = split_trailer(plaintext)
         return plaintext[:length], next_header, newest
@@ -198,6 +200,7 @@ def _sequence_of(data: bytes, window: ReplayWindow, esn: bool) -> int:
     if esn:
         sequence = window.extend(sequence)
     if not window.check(sequence):
+        window.refused(sequence)
         raise PeerError(DropReason.ESP_REPLAYED, f"sequence number {sequence}")
     return sequence
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from moatvpn.esp.child import ChildSa
+from moatvpn.esp.loss import LossEstimate, last_estimate
 from moatvpn.esp.sa import inbound_sa, outbound_sa
 from moatvpn.esp.selectors import Matcher
 from moatvpn.esp.ways import Ways
@@ -39,12 +40,13 @@ class Connection(Ways[Pair]):
 
     udp: envelopes travel in UDP, which may change while the pairs live (RFC 4555, 3.5). source is
     the address of ours that they leave from, empty for any. routed are the selectors of the raw
-    packets that the connection gets. The counts are of raw packets that removed pairs have carried.
+    packets that the connection gets. The counts are of raw packets that removed pairs have carried,
+    and loss is of the envelopes that carried them here.
     """
 
     __slots__ = (
-        "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer", "routed",
-        "source", "udp",
+        "loss", "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer",
+        "routed", "source", "udp",
     )  # fmt: skip
 
     def __init__(self, name: str, peer: Endpoint, udp: bool) -> None:
@@ -56,6 +58,7 @@ class Connection(Ways[Pair]):
         self.source = ""
         self.pairs: dict[int, Pair] = {}
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
+        self.loss = LossEstimate()
 
     def forget(self, pair: Pair) -> None:
         """Take pair out, keeping what it has carried."""
@@ -65,3 +68,4 @@ class Connection(Ways[Pair]):
         self.octets_in += pair.inbound.octets
         self.packets_out += pair.outbound.sequence
         self.octets_out += pair.outbound.octets
+        self.loss = self.loss.plus(last_estimate(pair.inbound.window))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moatvpn.esp.loss import LossEstimate, estimate
 from moatvpn.esp.sad import Connection
 
 
@@ -14,7 +15,8 @@ class EspStatistics:
     child_sas counts those that packets leave on. The rest is of the first of them, None or 0 where
     there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
     travels in UDP, the number of its last packet, whether it is AGGFRAG (RFC 9347), and whether
-    super-packets go in it.
+    super-packets go in it. loss is of the envelopes that came in, None where nobody knows: a kernel
+    that carries packets keeps its window to itself.
     """
 
     packets_in: int = 0
@@ -30,6 +32,7 @@ class EspStatistics:
     child_sas: int = 0
     aggfrag: bool = False
     super_packets: bool = False
+    loss: LossEstimate | None = None
 
 
 def statistics_of(connection: Connection) -> EspStatistics:
@@ -37,6 +40,9 @@ def statistics_of(connection: Connection) -> EspStatistics:
     pairs = connection.pairs.values()
     active = connection.leader()
     child = active.child if active is not None else None
+    loss = connection.loss
+    for pair in pairs:
+        loss = loss.plus(estimate(pair.inbound.window))
     return EspStatistics(
         packets_in=connection.packets_in + sum(pair.inbound.packets for pair in pairs),
         packets_out=connection.packets_out + sum(pair.outbound.sequence for pair in pairs),
@@ -49,6 +55,7 @@ def statistics_of(connection: Connection) -> EspStatistics:
         udp=connection.udp,
         sequence=active.outbound.sequence if active is not None else 0,
         child_sas=len(connection.ways),
+        loss=loss,
         aggfrag=child is not None and child.aggfrag,
         super_packets=child is not None and child.private_blocks,
     )

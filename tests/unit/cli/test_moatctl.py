@@ -39,6 +39,8 @@ ROW: dict[str, Any] = {
     "bytes_in": 3456,
     "packets_out": 7,
     "bytes_out": 890,
+    "loss_in": 0.012345,
+    "recent_loss_in": 0.0,
 }
 
 
@@ -129,11 +131,11 @@ def test_status_is_a_table(ctl: Ctl, daemon: Daemon) -> None:
     daemon.answer = lambda request: status
     assert ctl("status")[1] == (
         "NAME  STATE        PEER            VIA  KEYS BY          UP FOR  IN           OUT        "
-        "REKEY IN\n"
+        "LOST IN / NOW  REKEY IN\n"
         "c1    established  192.0.2.10:500  esp  x25519+mlkem768  1h02m   12 / 3.5 kB  7 / 890 B  "
-        "59s\n"
+        "1.2% / 0%      59s\n"
         "c2    waiting      -               -    -                -       0 / 0 B      0 / 0 B    "
-        "-\n"
+        "- / -          -\n"
         "\n"
         "DROPPED BECAUSE  PACKETS\n"
         "esp-replayed     5\n"

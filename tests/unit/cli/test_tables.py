@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moatvpn.cli.table import amount, duration, status_text, table
+from moatvpn.cli.table import amount, duration, percentage, status_text, table
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,24 @@ def test_durations(seconds: float | None, text: str) -> None:
 )
 def test_amounts(octets: int, text: str) -> None:
     assert amount(octets) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        (None, "-"),
+        (0.0, "0%"),
+        (0.000001, "0.0001%"),
+        (0.00123, "0.12%"),
+        (0.01, "1%"),
+        (0.0996, "10%"),
+        (0.174, "17%"),
+        (0.999, "100%"),
+        (1.0, "100%"),
+    ],
+)
+def test_percentages(part: float | None, text: str) -> None:
+    assert percentage(part) == text
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:

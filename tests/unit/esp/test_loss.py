@@ -5,11 +5,13 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from esp_peers import MOAT, PORTAL, Ends, ipv4, pair
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moatvpn.esp.loss import LossEstimate, estimate, last_estimate
 from moatvpn.esp.replay import LEAP, WINDOW, ReplayWindow
+from moatvpn.wire.algorithms import CipherSuite
 
 SENT = 10_000
 SUBSPACE = 1 << 32
@@ -113,6 +115,7 @@ def test_a_great_leap_is_no_loss(leap):
     found = estimate(window)
     assert (found.received, found.expected, found.lost) == (5, 7, 2)
     assert found.skipped == leap
+    assert (found.recent, found.recent_lost) == (2, 1)
     # One of those that it left out comes after all, and is not what was missed otherwise.
     arrive(window, [first - 1])
     found = estimate(window)
@@ -164,3 +167,55 @@ def test_both_together():
     both = one.plus(other)
     assert (both.received, both.expected, both.lost, both.reordered) == (8, 10, 2, 1)
     assert both.rate == (one.recent_lost + other.recent_lost) / (one.recent + other.recent)
+
+
+# What SAs tell
+
+
+@pytest.mark.parametrize("suite", [CipherSuite.AES_256_GCM, CipherSuite.AES_256_CBC_SHA2_256])
+@pytest.mark.parametrize("esn", [False, True])
+def test_a_connection_tells_what_its_envelopes_tell(suite, esn):
+    moat, portal = pair(Ends(suite=suite, esn=esn))
+    sent = [moat.send(ipv4()).data for _ in range(WINDOW + 10)]
+    for data in (*sent[1:4], sent[0], sent[9], *sent[11:]):
+        assert portal.receive(data) is not None
+    for data in sent[4:6]:  # older than the window by now
+        assert portal.receive(data) is None
+    found = portal.esp.statistics("c0001").loss
+    assert (found.lost, found.reordered, found.late) == (6, 1, 2)
+    assert found.received == len(sent) - 6
+    assert moat.esp.statistics("portal1").loss == LossEstimate()
+
+
+@pytest.mark.parametrize("suite", [CipherSuite.AES_256_GCM, CipherSuite.AES_256_CBC_SHA2_256])
+@pytest.mark.parametrize("esn", [False, True])
+def test_a_flood_of_forged_envelopes_moves_no_estimate(suite, esn):
+    moat, portal = pair(Ends(suite=suite, esn=esn))
+    sent = [moat.send(ipv4()).data for _ in range(3 * WINDOW)]
+    for data in sent[: WINDOW + 5 : 2]:
+        portal.receive(data)
+    before = portal.esp.statistics("c0001").loss
+    random = Random(1)
+    for number in (1, 2, WINDOW, 2 * WINDOW, 1 << 31, (1 << 32) - 1, *range(3, 5000, 7)):
+        head = sent[0][:4] + number.to_bytes(4, "big")
+        assert portal.receive(head + random.randbytes(len(sent[0]) - 8)) is None
+    assert portal.esp.statistics("c0001").loss._replace(late=0) == before
+
+
+def test_totals_outlive_a_rekey():
+    moat, portal = pair(Ends(number=1))
+    lost = moat.send(ipv4())
+    portal.receive(moat.send(ipv4()).data)
+    late = moat.send(ipv4())
+    portal.receive(moat.send(ipv4()).data)
+    portal.receive(late.data)
+    portal.esp.install(Ends(number=2).portal, MOAT, activate_outbound=True)
+    moat.esp.install(Ends(number=2).moat, PORTAL, activate_outbound=True)
+    for _ in range(5):
+        portal.receive(moat.send(ipv4()).data)
+    both = portal.esp.statistics("c0001").loss
+    portal.esp.remove(0x2001)
+    after = portal.esp.statistics("c0001").loss
+    for found in (both, after):
+        assert (found.received, found.expected, found.lost, found.reordered) == (8, 9, 1, 1)
+    assert portal.receive(lost.data) is None

@@ -67,7 +67,7 @@ def test_aes_256_gcm_packets_made_by_hand(esn, before, packet):
     assert sa.encrypt(GCM_RAW, 4) == packet
     inbound = inbound_sa(child(CipherSuite.AES_256_GCM, GCM_MATERIAL, 0xDEADBEEF, esn))
     if before:
-        inbound._window.commit(before)
+        inbound.window.commit(before)
     assert inbound.decrypt(packet) == (GCM_RAW, 4, True)
 
 
@@ -126,7 +126,7 @@ def test_extended_numbers_pass_the_end_of_the_first_2_to_the_32(suite):
     ends = Ends(suite=suite)
     outbound, inbound = outbound_sa(ends.moat), inbound_sa(ends.portal)
     outbound._sequence = 2**32 - 4  # what 2^32 - 4 packets would have led to
-    inbound._window.commit(2**32 - 4)
+    inbound.window.commit(2**32 - 4)
     packets = [outbound.encrypt(ipv4(bytes((index,))), 4) for index in range(8)]
     low = [int.from_bytes(packet[4:8], "big") for packet in packets]
     assert low == [2**32 - 3, 2**32 - 2, 2**32 - 1, 0, 1, 2, 3, 4]
