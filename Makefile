@@ -64,8 +64,15 @@ test: ## Everything: lint, unit, interop, molecule
 scale: setup ## Measure one portal with 10,000 moats; figures go to build/scale.json
 	@python benchmarks/scale.py
 
+# Options of the comparison: --rounds N, --seconds S, --only NAME..., --profile.
+BENCH ?=
+
+bench: setup ## Compare throughput and latency with others' tunnels; figures go to build/bench.json
+	@scripts/setup bench
+	python benchmarks/bench.py $(BENCH)
+
 clean: demo-down ## Remove the lab, its images, and all that was built
 	@podman images --quiet --filter reference=localhost/moat-lab | xargs --no-run-if-empty podman rmi
 	rm -rf build src/moatvpn.egg-info
 
-.PHONY: help setup demo demo-down lint unit interop fuzz molecule test scale clean
+.PHONY: help setup demo demo-down lint unit interop fuzz molecule test scale bench clean

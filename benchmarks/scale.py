@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import socket
 import statistics
 import sys
@@ -26,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cryptography
+from machine import machine
 from scale_moats import Fleet, Moat
 from scale_portal import Portal, wild_side, within
 
@@ -252,20 +251,6 @@ class Scale:
     @staticmethod
     def _say(what: str) -> None:
         print(f"scale: {what}", flush=True)
-
-
-def machine() -> dict[str, object]:
-    """Return what the figures were made on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "cryptography": cryptography.__version__,
-        "load": os.getloadavg()[0],
-    }
 
 
 def table(figures: Figures) -> str:
