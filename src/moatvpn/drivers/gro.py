@@ -17,6 +17,8 @@ def is_plain(data: memoryview, size: int) -> bool:
     It may be False where they are, too: their first octets alone are looked at, since that costs
     the same for any number of them.
     """
+    if len(data) <= size:
+        return len(data) > 1 and data[0] != 0
     if size == 1 or 0 in data[::size].tobytes():
         return False
     keepalive_last = len(data) % size == 1 and data[-1] == KEEPALIVE[0]

@@ -7,18 +7,31 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Sequence
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH
-from moatvpn.errors import OperatorError
+from moatvpn.errors import OperatorError, PeerError
+from moatvpn.wire.offload import GSO_NONE, HEADER_LENGTH, NEEDS_CSUM, segments
 
 _DEVICE = "/dev/net/tun"
+# <linux/if_tun.h>
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
+_TUNSETVNETHDRSZ = 0x400454D8
+_TUNSETVNETLE = 0x400454DC
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000  # no four octets of flags and EtherType before each packet
+_IFF_VNET_HDR = 0x4000  # but a virtio_net_hdr
+_CSUM, _TSO4, _TSO6, _TSO_ECN = 1, 2, 4, 8
+# What the kernel may leave to us, the most first.
+_OFFLOADS = (_CSUM | _TSO4 | _TSO6 | _TSO_ECN, _CSUM | _TSO4 | _TSO6, _CSUM, 0)
 _IFREQ = struct.Struct("16sH22x")
+_INT = struct.Struct("=i")
 _LONGEST_PACKET = 65535
+_BURST = 1 << 18  # octets of one batch, more or less: what waits behind it waits less than 1 ms
+_PLAIN = bytes(HEADER_LENGTH)
+_MOST_PIECES = os.sysconf("SC_IOV_MAX") - 1  # beside the header
 
 _REMEDIES = {
     errno.ENOENT: "Load the kernel's tun module",
@@ -32,30 +45,24 @@ class TunDevice:
     """The reading and writing end of one TUN device.
 
     A persistent device of that name is attached to; where there is none, one is made that lasts
-    as long as this object is open (that needs CAP_NET_ADMIN). Raises OperatorError.
+    as long as this object is open (that needs CAP_NET_ADMIN). offloads: the kernel may give us
+    super-packets and leave checksums to us (see wire.offload), as far as it can. Raises
+    OperatorError.
     """
 
-    def __init__(self, name: str, counters: Counters) -> None:
+    def __init__(self, name: str, counters: Counters, *, offloads: bool = False) -> None:
         self.name = name
         self._counters = counters
-        fd = -1
         try:
-            fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-            request = _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI)
-            fcntl.ioctl(fd, _TUNSETIFF, request)
-            # A persistent device remembers what a former program could take: we take packets
-            # that are whole, with their checksums filled in.
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
+            self._fd, self._headed = _open(name, offloads)
         except OSError as error:
-            if fd >= 0:
-                os.close(fd)
             number = error.errno or 0
             raise OperatorError(
                 f"TUN device {name}",
                 f"cannot be opened ({error.strerror})",
                 _REMEDIES.get(number, f"See whether {_DEVICE} is there"),
             ) from error
-        self._fd = fd
+        self._view = memoryview(bytearray(_BURST + HEADER_LENGTH + _LONGEST_PACKET))
 
     def fileno(self) -> int:
         """Return the descriptor to wait on for packets."""
@@ -88,7 +95,95 @@ class TunDevice:
             return False
         return True
 
+    def read_burst(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
+        """Return the raw packets that wait now, and the virtio header of each.
+
+        The header is empty for a packet that is whole as it stands. Packets are limit, and about
+        256 KiB, at most; their octets are valid until the next call. Raises OperatorError where
+        the device is gone.
+        """
+        packets: list[tuple[memoryview, bytes]] = []
+        append, read, fd, view = packets.append, os.readv, self._fd, self._view
+        used, head = 0, HEADER_LENGTH if self._headed else 0
+        try:
+            while len(packets) < limit and used <= _BURST:
+                start = used + head
+                used += read(fd, (view[used:],))
+                header = b""
+                if head and (view[start - head] & NEEDS_CSUM or view[start - head + 1] != GSO_NONE):
+                    header = bytes(view[start - head : start])
+                append((view[start:used], header))
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise OperatorError(
+                f"TUN device {self.name}", f"cannot be read ({error.strerror})", "Make it anew"
+            ) from error
+        return packets
+
+    def write_pieces(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
+        """Hand one raw packet to the kernel, in pieces that follow each other.
+
+        offload is its virtio header, empty where it is whole as it stands. A refusal (device down,
+        no memory) is counted.
+        """
+        if len(pieces) > _MOST_PIECES:
+            pieces = (b"".join(pieces),)
+        try:
+            if self._headed:
+                os.writev(self._fd, (offload or _PLAIN, *pieces))
+            elif not offload:
+                os.writev(self._fd, pieces)
+            else:
+                for packet in segments(offload, b"".join(pieces)):
+                    os.write(self._fd, packet)
+        except (OSError, PeerError):
+            self._counters.drop(DropReason.TUN_WRITE_FAILED)
+            return False
+        return True
+
     def close(self) -> None:
         """Let go of the device."""
         with contextlib.suppress(OSError):
             os.close(self._fd)
+
+
+def _open(name: str, offloads: bool) -> tuple[int, bool]:
+    """Return the end of a device, and whether packets have a virtio header there.
+
+    Raises OSError.
+    """
+    if offloads:
+        with contextlib.suppress(OSError):  # whatever is wrong without headers, too, is told then
+            return _attach(name, headed=True), True
+    return _attach(name, headed=False), False
+
+
+def _attach(name: str, *, headed: bool) -> int:
+    """Return the end of a device; raise OSError where headers are asked for in vain, too.
+
+    A persistent device remembers what a former program could take, so all of it is said anew.
+    """
+    fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if headed else 0)
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+        if headed:
+            fcntl.ioctl(fd, _TUNSETVNETHDRSZ, _INT.pack(HEADER_LENGTH))
+            # Headers travel to other machines, so they have one order of octets everywhere.
+            fcntl.ioctl(fd, _TUNSETVNETLE, _INT.pack(1))
+        _offer(fd, _OFFLOADS if headed else (0,))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _offer(fd: int, offers: Sequence[int]) -> None:
+    """Let the kernel leave to us the first of what is offered that it knows; raise OSError."""
+    *earlier, last = offers
+    for offer in earlier:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, offer)
+            return
+    fcntl.ioctl(fd, _TUNSETOFFLOAD, last)

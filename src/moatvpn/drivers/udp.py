@@ -33,7 +33,7 @@ _UDP_ENCAP, _UDP_ENCAP_ESPINUDP = 100, 2  # linux/udp.h
 _UDP_GRO = 104
 _ANCILLARY_SPACE = socket.CMSG_SPACE(PKTINFO.size) + 2 * socket.CMSG_SPACE(4)
 _BURST = 1 << 18  # octets of one batch, more or less: what waits behind it waits less than 1 ms
-_NOWHERE = bytes(4)
+_UNTOLD = (0, 0, bytes(4))  # where the kernel tells nothing: see _read
 # What is not to be fragmented goes in one call up to here; longer envelopes may need fragments,
 # which the kernel does not make of what it cuts itself.
 _NEVER_FRAGMENTED = 1472
@@ -55,12 +55,12 @@ def local_address_towards(host: str) -> str | None:
         return str(probe.getsockname()[0])
 
 
-def _told(ancillary: list[Ancillary], size: int) -> tuple[int, int, bytes]:
+def _read(ancillary: list[Ancillary]) -> tuple[int, int, bytes]:
     """Return TOS octet, length of each datagram, and our address from what the kernel tells.
 
-    size is what was received: of one datagram, unless the kernel says otherwise.
+    The length is 0 where nothing has been put together.
     """
-    tos, segment, local = 0, size, _NOWHERE
+    tos, segment, local = _UNTOLD
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
             segment = int.from_bytes(value, sys.byteorder)
@@ -70,7 +70,7 @@ def _told(ancillary: list[Ancillary], size: int) -> tuple[int, int, bytes]:
             tos = value[0]
         elif kind == IP_PKTINFO:
             local = value[4:8]
-    return tos, segment or size, local
+    return tos, segment, local
 
 
 class UdpQueue:
@@ -127,6 +127,8 @@ class UdpQueue:
         messages: list[Datagram] = []
         view, used, framed = self._view, 0, self._framed
         receive_into = self.socket.recvmsg_into
+        told: list[Ancillary] = []
+        tos, segment, local = _UNTOLD
         for _ in range(limit):
             if used > _BURST:
                 break
@@ -134,23 +136,25 @@ class UdpQueue:
                 size, ancillary, _, (host, port) = receive_into((view[used:],), _ANCILLARY_SPACE)
             except OSError:  # nothing is left, or an error of the network's that we outlive
                 return arrivals, messages
+            if ancillary != told:  # mostly it is that of the datagram before
+                tos, segment, local = _read(ancillary)
+                told = ancillary
             data = view[used : used + size]
             used += size
-            tos, segment, local = _told(ancillary, size)
-            source = endpoint(host, port)
+            source, length = endpoint(host, port), segment or size
             if not framed:
-                told = [bytes(data)]
+                marked = [bytes(data)]
             elif not size:
                 self._counters.drop(DropReason.ESP_TOO_SHORT)
                 continue
-            elif is_plain(data, segment):
-                arrivals.append((data, segment, source, tos))
+            elif is_plain(data, length):
+                arrivals.append((data, length, source, tos))
                 continue
             else:
-                envelopes, told = split(data, segment)
-                arrivals += [(part, segment, source, tos) for part in envelopes]
+                envelopes, marked = split(data, length)
+                arrivals += [(part, length, source, tos) for part in envelopes]
             own = endpoint(socket.inet_ntoa(local), self.port)
-            messages += [Datagram(message, own, source) for message in told]
+            messages += [Datagram(message, own, source) for message in marked]
         self._overflow.look()
         return arrivals, messages
 
