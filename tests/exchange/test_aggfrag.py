@@ -202,27 +202,107 @@ def test_what_is_malformed_or_asks_too_much_is_not_agreed_on(
     monkeypatch: pytest.MonkeyPatch, side: int, data: bytes
 ) -> None:
     says(monkeypatch, (MOAT, PORTAL)[side], replaced(USE, data))
-    peers = joined(Network())
+    network = Network()
+    peers = joined(network)
     hearer = peers[not side]
     assert agreed(hearer) == NONE
     assert hearer.counters.snapshot() == {DropReason.IKE_AGGFRAG_REFUSED.value: 1}
     (text,) = [n.text for n in hearer.kinds(Notice) if n.level == "warning"]
     assert text.startswith("without AGGFRAG: USE_AGGFRAG ")
-    if side == 0:
-        assert agreed(peers[0]) == NONE  # it has had no answer
+    network.run(network.now + 10.0)
+    assert agreed(peers[0]) == agreed(peers[1]) == NONE
 
 
 @pytest.mark.parametrize("data", BAD)
 @pytest.mark.parametrize("side", [0, 1])
-def test_so_it_is_in_a_rekey(monkeypatch: pytest.MonkeyPatch, side: int, data: bytes) -> None:
+@pytest.mark.parametrize("who", [0, 1])
+def test_so_it_is_in_a_rekey(
+    monkeypatch: pytest.MonkeyPatch, who: int, side: int, data: bytes
+) -> None:
+    """Who begins with the rekey, side says what we cannot go by."""
     network = Network()
     peers = joined(network)
-    says(monkeypatch, (MOAT, PORTAL)[side], lambda said: [Notify(USE, data), *said])
-    start(peers[0], "child", network)
+    says(monkeypatch, (MOAT, PORTAL)[side], lambda said: [Notify(USE, data), *said] if said else [])
+    start(peers[who], "child", network)
     network.run(network.now + 10.0)
     assert connected(*peers)
-    assert agreed(peers[not side]) == NONE
+    assert agreed(peers[0]) == agreed(peers[1]) == NONE
     assert peers[not side].counters.value(DropReason.IKE_AGGFRAG_REFUSED) == 1
+
+
+def test_what_an_answer_has_spoilt_is_replaced_at_once(
+    monkeypatch: pytest.MonkeyPatch, said: list[Said]
+) -> None:
+    """As with a peer whose notify has no octet of flags: it would send us what we don't read.
+
+    moat                                                      portal
+    HDR, SK{..., N(USE_AGGFRAG), N(MOAT_FEATURES)} ---->
+                                          <----  HDR, SK{..., N(USE_AGGFRAG)()}
+    HDR, SK{N(REKEY_SA), SA, Ni, KEi, TSi, TSr} ---->
+                                          <----  HDR, SK{SA, Nr, KEr, TSi, TSr}
+    """
+    says(monkeypatch, PORTAL, replaced(USE, b""))
+    network = Network()
+    moat, portal = joined(network)
+    assert about_envelopes(said)[:4] == [OURS, OURS, [], []]
+    assert said[2] == ("m1", "?", ["REKEY_SA"])
+    network.run(3.0)
+    assert agreed(moat) == agreed(portal) == NONE
+    network.run(10.0)
+    del said[:]
+    for kind in ("child", "ike"):
+        start(moat, kind, network)
+        network.run(network.now + 5.0)
+    portal.ike.remove_connection("c0001", network.now)
+    portal.ike.add_connection(portal_config(moat), network.now)
+    network.run(network.now + 10.0)
+    assert connected(moat, portal)
+    assert not any(about_envelopes(said))  # never again
+    assert len(moat.inbound) == len(portal.inbound) == 1
+    assert moat.counters.value(DropReason.IKE_AGGFRAG_REFUSED) == 1
+
+
+def test_a_peer_that_answers_so_unasked_is_not_asked_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    says(monkeypatch, PORTAL, lambda _: [Notify(USE, b"")])
+    network = Network()
+    moat, _ = joined(network)
+    network.run(60.0)
+    assert list(map(exchange_of, network.log)).count((Exchange.CREATE_CHILD_SA, False)) == 1
+    assert moat.counters.snapshot() == {DropReason.IKE_AGGFRAG_REFUSED.value: 1}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_of_several_that_is_spoilt_is_replaced_in_its_line(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    says(monkeypatch, PORTAL, replaced(USE, b"\x02"))
+    network = Network(seed, jitter=0.05)
+    quantum = {"post_quantum": PREFER}
+    at_moat = {"child_sas": "per-pair", **quantum}
+    moat, portal = joined(network, at_moat=at_moat, at_portal=quantum)
+    network.run(network.now + 20.0)
+    for peer in (moat, portal):
+        assert sorted(up.child.line for up in peer.outbound.values()) == [0, 1]
+        assert {fields(up.child) for up in peer.outbound.values()} == {NONE}
+        assert len(peer.inbound) == 2
+
+
+def test_an_unreadable_answer_about_the_second_line_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = Network()
+    quantum = {"post_quantum": PREFER}
+    flags = iter((b"\x00", b"", b"", b""))
+    says(monkeypatch, PORTAL, lambda said: replaced(USE, next(flags))(said))
+    pairs = {"child_sas": "per-pair", **quantum}
+    moat, portal = joined(network, at_moat=pairs, at_portal=quantum)
+    network.run(20.0)
+    lines = {up.child.line: fields(up.child) for up in moat.outbound.values()}
+    assert lines == {0: ALL, 1: NONE}
+    assert {up.child.line: fields(up.child) for up in portal.outbound.values()} == lines
+    assert len(moat.inbound) == 2
 
 
 def test_an_answer_without_a_question_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

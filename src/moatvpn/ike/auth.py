@@ -103,6 +103,7 @@ class AuthTask(PlainTask):
         self._secrets = secrets
         self._spi = 0
         self._wanted: negotiation.Selectors = ((), ())
+        self._replace = False  # the CHILD_SA is to be rekeyed at once
 
     def abandon(self) -> None:
         """Give the CHILD_SA's SPI back."""
@@ -125,7 +126,7 @@ class AuthTask(PlainTask):
             (PayloadType.SA, encode_proposals(negotiation.offer(config, self._spi, ()))),
             (PayloadType.TS_I, encode_selectors(ours)),
             (PayloadType.TS_R, encode_selectors(theirs)),
-            *framing.offer(self._sa.context, config),
+            *framing.offer(self._sa.context, self._connection),
             (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
             *mobike.offer(self._sa),
             *ppk_notifies,
@@ -173,6 +174,8 @@ class AuthTask(PlainTask):
         self._connection.tickets.take(sa, payloads, now)
         if assigned is not None:
             self._connection.configured(assigned)
+        if self._replace:
+            self._connection.children.rekey(child.spi_in, now)
 
     def _child(self, payloads: Sequence[RawPayload]) -> ChildSa:
         config = self._connection.config
@@ -193,7 +196,8 @@ class AuthTask(PlainTask):
         if not ours or not theirs:
             raise PeerError(DropReason.IKE_NO_PROPOSAL, "traffic selectors that we did not offer")
         nonces = (b"", self._secrets.nonce_i, self._secrets.nonce_r)
-        agreed = framing.settle(self._sa.context, config, payloads)
+        agreed = framing.answered(self._sa.context, self._connection, payloads)
+        self._replace = agreed.refused
         return negotiation.build_child(
             self._sa, config, choice, self._spi, (ours, theirs), nonces, agreed, True
         )

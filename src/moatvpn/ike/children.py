@@ -64,6 +64,7 @@ class Children(Part):
         self._context = context
         self.records: dict[int, ChildRecord] = {}
         self.single_pairs = connection.config.child_sas == "per-pair"
+        self.plain = False  # we have had an answer about AGGFRAG that we cannot go by
 
     def current(self, line: int) -> ChildRecord | None:
         """Return the one of a line that nothing replaces, or None."""

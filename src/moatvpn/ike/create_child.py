@@ -83,12 +83,13 @@ def selectors_of(payloads: Sequence[RawPayload]) -> tuple[bytes, bytes]:
 class _Agreed(NamedTuple):
     """What a response has agreed to: build makes the CHILD_SA, of the secrets of kems.
 
-    nonce is the responder's.
+    nonce is the responder's. replace: it is to be rekeyed at once.
     """
 
     build: Callable[[bytes], ChildSa]
     nonce: bytes
     kems: tuple[Kem, ...]
+    replace: bool
 
 
 class ChildRequest(ABC):
@@ -131,7 +132,7 @@ class ChildRequest(ABC):
             *ke_payload(self._group, self._key),
             (PayloadType.TS_I, encode_selectors(selectors[0])),
             (PayloadType.TS_R, encode_selectors(selectors[1])),
-            *framing.offer(self.sa.context, config),
+            *framing.offer(self.sa.context, self.connection),
         ]
 
     @abstractmethod
@@ -167,7 +168,10 @@ class ChildRequest(ABC):
         agreed = self._agreed(payloads)
 
         def finish(more: bytes, at: float) -> None:
-            self.made(agreed.build(more), agreed.nonce, at)
+            child = agreed.build(more)
+            self.made(child, agreed.nonce, at)
+            if agreed.replace:
+                self.connection.children.rekey(child.spi_in, at)
 
         followup.go_on(self, agreed.kems, payloads, finish, now)
 
@@ -190,14 +194,14 @@ class ChildRequest(ABC):
         selectors = (ours, theirs)
         spi, line = self._spi, self._line
         sa = self.sa
-        agreed = framing.settle(sa.context, config, payloads)
+        agreed = framing.answered(sa.context, self.connection, payloads)
 
         def build(more: bytes) -> ChildSa:
             return negotiation.build_child(
                 sa, config, choice, spi, selectors, secrets, agreed, True, line, more
             )
 
-        return _Agreed(build, nonce, choice.kems)
+        return _Agreed(build, nonce, choice.kems, agreed.refused)
 
 
 class CreateChildTask(ChildRequest):

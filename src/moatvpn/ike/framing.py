@@ -4,14 +4,16 @@ HDR, SK{..., SA, N(USE_AGGFRAG), N(MOAT_FEATURES), TSi, TSr} ---->
                     <----  HDR, SK{..., SA, N(USE_AGGFRAG), N(MOAT_FEATURES), TSi, TSr}
 
 AGGFRAG (RFC 9347, 5.1) is in use where both messages have the notify. Ours asks for nothing; a
-peer's that asks for what we don't do counts as none. A peer may say besides that it takes no
-padding for traffic-flow confidentiality (RFC 7296, 1.3.1); we take it, and never say so.
+peer's that is malformed or asks for what we don't do counts as none. In a response that comes too
+late, for the peer goes by it already: so we replace that CHILD_SA at once, and offer AGGFRAG no
+more. A peer may say besides that it takes no padding for traffic-flow confidentiality (RFC 7296,
+1.3.1); we take it, and never say so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.errors import PeerError
@@ -27,29 +29,47 @@ from moatvpn.wire.ike_aggfrag import (
 from moatvpn.wire.ike_header import PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import Notify, NotifyType
 
+if TYPE_CHECKING:
+    from moatvpn.ike.connection import Connection
+
 
 class Framing(NamedTuple):
-    """What is agreed on for one CHILD_SA: the fields of ChildSa of these names."""
+    """What is agreed on for one CHILD_SA: the fields of ChildSa of these names.
+
+    refused: what the peer says of AGGFRAG counts as none.
+    """
 
     aggfrag: bool = False
     unsplit: bool = False
     private_blocks: bool = False
     tfc_padding: bool = True
+    refused: bool = False
 
 
-def offer(context: Context, config: ConnectionConfig) -> list[tuple[int, bytes]]:
+def offer(context: Context, connection: Connection) -> list[tuple[int, bytes]]:
     """Return what our request for a CHILD_SA offers."""
-    wanted = _wanted(context, config)
+    wanted = _wanted(context, connection.config) and not connection.children.plain
     return answer(Framing(aggfrag=wanted, private_blocks=wanted))
 
 
-def settle(context: Context, config: ConnectionConfig, payloads: Sequence[RawPayload]) -> Framing:
-    """Return what is agreed on, by the peer's request or response.
+def answered(context: Context, connection: Connection, payloads: Sequence[RawPayload]) -> Framing:
+    """Return what is agreed on, by the peer's response; what we did not offer is passed over.
 
-    What it says of AGGFRAG without our wanting it is passed over.
+    Where it is refused, the CHILD_SA carries nothing from the peer and is to be rekeyed.
     """
+    offered = not connection.children.plain
+    framing = settle(context, connection.config, payloads, offered)
+    connection.children.plain |= framing.refused
+    return framing
+
+
+def settle(
+    context: Context, config: ConnectionConfig, payloads: Sequence[RawPayload], may: bool = True
+) -> Framing:
+    """Return what is agreed on, by the peer's message; without AGGFRAG unless we may use it."""
     notifies = notifies_of(payloads)
-    framing = _aggfrag(context, config, notifies) if _wanted(context, config) else Framing()
+    may = may and _wanted(context, config)
+    framing = _aggfrag(context, config, notifies) if may else Framing()
     if all(n.type != NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED for n in notifies):
         return framing
     if config.hiding.asked_for and not framing.aggfrag:
@@ -67,7 +87,7 @@ def _aggfrag(context: Context, config: ConnectionConfig, notifies: Sequence[Noti
     except PeerError as error:
         context.counters.drop(error.reason)
         context.notice(config.name, "warning", f"without AGGFRAG: {error.detail}")
-        return Framing()
+        return Framing(refused=True)
     features = [parse_private_features(n) for n in notifies if n.type == NotifyType.MOAT_FEATURES]
     return Framing(True, unsplit, any(bits & PRIVATE_BLOCKS for bits in features))
 

@@ -1,4 +1,4 @@
-"""Notifies about how raw packets go into envelopes: AGGFRAG (RFC 9347, 5.1), and our own blocks."""
+"""Notifies about how raw packets go into envelopes: AGGFRAG (RFC 9347, 6.1.4), and our own."""
 
 from __future__ import annotations
 
