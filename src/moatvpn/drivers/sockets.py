@@ -14,7 +14,7 @@ from moatvpn.wire.endpoint import Endpoint
 IP_PKTINFO = 8
 PKTINFO = struct.Struct("=i4s4s")  # interface, our address, the header's destination address
 _IP_MTU_DISCOVER = 10
-_IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 0, 3
+_IP_PMTUDISC_PROBE, _IP_PMTUDISC_OMIT = 3, 5
 UDP_SEGMENT = 103  # <linux/udp.h>
 _SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
@@ -51,8 +51,9 @@ class Overflow:
 class Fragmentation:
     """Says for one socket whether what it sends next may be fragmented; at first it may.
 
-    What may not be has DF set, and is as long as the interface's MTU at most: path MTUs that the
-    kernel has learned do not count, since anybody can forge the ICMP messages that teach them.
+    What may not be has DF set, and is as long as the interface's MTU at most; what may be, this
+    kernel cuts to no less than that. Path MTUs that it has learned do not count: anybody can forge
+    the ICMP messages that teach them.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -63,7 +64,7 @@ class Fragmentation:
     def allow(self, allowed: bool) -> None:
         """Let, or do not let, anybody fragment what is sent from now on."""
         if allowed != self._allowed:
-            how = _IP_PMTUDISC_DONT if allowed else _IP_PMTUDISC_PROBE
+            how = _IP_PMTUDISC_OMIT if allowed else _IP_PMTUDISC_PROBE
             self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
             self._allowed = allowed
 
