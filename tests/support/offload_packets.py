@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -12,6 +13,10 @@ TCP, UDP = 6, 17
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = 1, 2, 4, 8, 16, 32, 64, 128
 NEEDS_CSUM, DATA_VALID = 1, 2
 TIMESTAMPS = bytes.fromhex("0101 080a 0001e240 0003944c")
+
+
+def octets(number: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(number)
 
 
 def words_sum(data: bytes) -> int:
@@ -131,8 +136,10 @@ def whole(shape: Shape, payload: bytes) -> bytes:
     packet = bytearray(ip_header(shape, len(transport)) + transport)
     start = len(packet) - len(transport)
     total = words_sum(pseudo_header(bytes(packet), start, shape.protocol) + transport)
-    at = start + (6 if shape.protocol == UDP else 16)
-    packet[at : at + 2] = (0xFFFF - total or 0xFFFF).to_bytes(2, "big")
+    at, checksum = start + 16, 0xFFFF - total
+    if shape.protocol == UDP:
+        at, checksum = start + 6, checksum or 0xFFFF
+    packet[at : at + 2] = checksum.to_bytes(2, "big")
     return bytes(packet)
 
 
@@ -145,3 +152,16 @@ def virtio(
     at: int = 16,
 ) -> bytes:
     return struct.pack("<BBHHHH", flags, kind, header, size, start, at)
+
+
+def stream(shape: Shape, *sizes: int, last: int | None = None) -> list[bytes]:
+    """Return segments of one TCP connection, or datagrams of one UDP flow, of those sizes."""
+    packets = []
+    for number, size in enumerate(sizes):
+        flags = last if last is not None and number == len(sizes) - 1 else shape.flags
+        packets.append(whole(shape._replace(flags=flags), octets(size, number)))
+        shape = shape._replace(
+            sequence=(shape.sequence + size) % 2**32,
+            identification=(shape.identification + 1) % 2**16,
+        )
+    return packets

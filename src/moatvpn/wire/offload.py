@@ -23,13 +23,13 @@ _HEADER = struct.Struct("<BBHHHH")
 
 NEEDS_CSUM = 1
 GSO_NONE, GSO_TCPV4, GSO_TCPV6 = 0, 1, 4
+GSO_UDP_L4 = 5  # many datagrams as one, since Linux 6.2; of our own making, never a peer's
 GSO_ECN = 0x80  # the first segment alone carries CWR (RFC 3168, 6.1.2)
 _TCP, _UDP = 6, 17
 _TCP_HEADER, _UDP_HEADER = 20, 8
 _TCP_CHECKSUM_AT, _UDP_CHECKSUM_AT = 16, 6
 _IPV4_HEADER, _IPV6_HEADER = 20, 40
 _IPV4_FRAGMENT = 0x3FFF  # more fragments, and the offset
-_LARGEST_LENGTH = 0xFFFF  # that IP's length field can state
 # Linux leaves at least 8 octets of payload beside TCP's options (tcp_min_snd_mss). Less would only
 # make a storm of packets out of few envelopes.
 _SMALLEST_SEGMENT = 8
@@ -88,7 +88,15 @@ def for_kernel(offload: bytes, packet: Packet) -> bytes:
         raise _bad(f"segmentation {kind:#x} of protocol {protocol} in IPv{version}")
     elif not _SMALLEST_SEGMENT <= size < _BY_FRAGMENTS or end == length:
         raise _bad(f"segments of {size} octets out of {length - end}")
-    return _HEADER.pack(NEEDS_CSUM, kind, end, size, transport, at)
+    return header(kind, end, size, transport, at)
+
+
+def header(kind: int, end: int, size: int, start: int, checksum_at: int) -> bytes:
+    """Return the virtio header of a packet whose checksum the kernel is to make.
+
+    end is that of the headers, start that of TCP's or UDP's, in octets from the packet's.
+    """
+    return _HEADER.pack(NEEDS_CSUM, kind, end, size, start, checksum_at)
 
 
 def _bad(detail: str) -> PeerError:
@@ -100,11 +108,11 @@ def _layout(packet: Packet) -> tuple[int, int, int]:
     length = len(packet)
     version = packet[0] >> 4 if length else 0
     if version == 4 and length >= _IPV4_HEADER:
-        header = (packet[0] & 0x0F) * 4
+        transport = (packet[0] & 0x0F) * 4
         stated = packet[2] << 8 | packet[3]
         fragment = (packet[6] << 8 | packet[7]) & _IPV4_FRAGMENT
-        if _IPV4_HEADER <= header <= length == stated and not fragment:
-            return 4, packet[9], header
+        if _IPV4_HEADER <= transport <= length == stated and not fragment:
+            return 4, packet[9], transport
     elif version == 6 and length >= _IPV6_HEADER:
         stated = packet[4] << 8 | packet[5]
         if stated + _IPV6_HEADER == length:

@@ -22,6 +22,7 @@ from offload_packets import (
     Shape,
     checksums_are_right,
     header_length,
+    octets,
     partial,
     virtio,
     words_sum,
@@ -35,10 +36,6 @@ TCP4, TCP6, ECN = 1, 4, 0x80
 ROUTER_ALERT = bytes.fromhex("94040000")
 # A destination options header with nothing but padding, before TCP (RFC 8200, 4.6)
 DESTINATION_OPTIONS = bytes.fromhex("0600 0104 00000000")
-
-
-def octets(number: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(number)
 
 
 def tso(shape: Shape, size: int, ecn: int = 0) -> bytes:
