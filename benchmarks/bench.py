@@ -1,11 +1,12 @@
 """What moatvpn carries, beside plain routing and the user-space tunnels of others.
 
     python benchmarks/bench.py [--rounds N] [--seconds S] [--only NAME...] [--profile]
+        [--output DIRECTORY]
 
 Each system in turn gets five network namespaces of its own (peers/street.py) and carries TCP, UDP
 and pings (peers/measure.py); then comes the next round. Needs root, and what `scripts/setup bench`
-installs. Medians and all rounds go to build/bench.json, a table and the goals to the screen, and a
-plot to docs/bench.svg where the run was a whole one, else to build/bench.svg.
+installs. Medians and all rounds go to bench.json in DIRECTORY (build), and a table and the goals to
+the screen. A plot, bench.svg, goes there, too; that of a whole run goes to docs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from argparse import Namespace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,7 +39,6 @@ from peers.street import CORP, Street, street, sweep
 from peers.systems import SYSTEMS
 
 _TOP = Path(__file__).resolve().parent.parent
-_BUILD = _TOP / "build"
 _ROUNDS, _SECONDS = 3, 4.0  # of a run that may be published: how many, and of each transfer
 _QUIET = 0.5  # the most load average of a machine that has nothing else to do
 _PROGRAMS = ("ethtool", "ip", "iperf3", "ping")  # without which nothing can be measured
@@ -49,12 +49,11 @@ _UP_WITHIN = 20.0  # seconds from the start of a system to the first ping
 class Bench:
     """The rounds of some systems, and what they gave."""
 
-    def __init__(
-        self, names: Sequence[str], seconds: float, directory: Path, py_spy: str | None
-    ) -> None:
-        self.rounds: dict[str, list[Figures]] = {name: [] for name in names}
+    def __init__(self, options: Namespace, directory: Path, py_spy: str | None) -> None:
+        self.rounds: dict[str, list[Figures]] = {name: [] for name in options.only}
         self.errors: dict[str, str] = {}
-        self._seconds = seconds
+        self._seconds = options.seconds
+        self._output = options.output
         self._directory = directory
         self._py_spy = py_spy
 
@@ -89,7 +88,7 @@ class Bench:
         wait_for(lambda: made.pc.pings(CORP), "a ping through the tunnel", _UP_WITHIN)
         system.check(made)
         if self._py_spy and name.startswith("moatvpn-"):
-            watcher = Profiler(self._py_spy, made, name, _BUILD)
+            watcher = Profiler(self._py_spy, made, name, self._output)
             Meter(made, self._seconds, figures, watcher.watch).measure()
             print("\n" + "\n".join(watcher.summaries), end="")
         else:
@@ -116,27 +115,27 @@ class Bench:
         return rows
 
 
-def report(bench: Bench, where: dict[str, object], rounds: int, seconds: float) -> None:
-    """Write down and show what has been measured, be it all or not."""
+def report(bench: Bench, where: dict[str, object], done: int, options: Namespace) -> None:
+    """Write down and show what has been measured in the rounds done, be it all or not."""
     results = bench.results()
-    told = {"machine": where, "rounds": rounds, "seconds": seconds, "results": results}
-    output = _BUILD / "bench.json"
-    output.write_text(json.dumps(told, indent=2) + "\n")
-    picture = (_TOP / "docs" if bench.whole() else _BUILD) / "bench.svg"
+    head = {"machine": where, "rounds": done, "seconds": options.seconds}
+    output = options.output / "bench.json"
+    output.write_text(json.dumps({**head, "results": results}, indent=2) + "\n")
+    picture = (_TOP / "docs" if bench.whole() else options.output) / "bench.svg"
     picture.write_text(plot(results))
     print(f"\n{table(results)}\n\n{verdicts(results)}\n\nbench: wrote {output} and {picture}")
 
 
-def ready(profile: bool) -> dict[str, object]:
+def ready(options: Namespace) -> dict[str, object]:
     """Return what the machine is; end with a remedy where it cannot measure."""
     if os.geteuid():
         raise SystemExit("bench: network namespaces need root: run it as root")
-    if profile and find_py_spy() is None:
+    if options.profile and find_py_spy() is None:
         raise SystemExit("bench: no py-spy: run 'build/venv/bin/pip install py-spy'")
     missing = [name for name in _PROGRAMS if shutil.which(name) is None]
     if missing:
         raise SystemExit(f"bench: no {', '.join(missing)}: run 'scripts/setup bench'")
-    _BUILD.mkdir(exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
     if load > _QUIET:
         print(f"bench: the machine is busy (load {load:.1f}): figures will be worth little")
@@ -164,13 +163,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="of each transfer")
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--profile", action="store_true", help="look at moatd with py-spy")
+    parser.add_argument("--output", type=Path, default=_TOP / "build", help="where files go")
     options = parser.parse_args()
-    where = ready(options.profile)
+    where = ready(options)
     py_spy = find_py_spy() if options.profile else None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop_once)
     with tempfile.TemporaryDirectory(prefix="moat-bench-") as directory:
-        bench = Bench(options.only, options.seconds, Path(directory), py_spy)
+        bench = Bench(options, Path(directory), py_spy)
         done = 0
         try:
             for done in range(1, options.rounds + 1):
@@ -180,7 +180,7 @@ def main() -> None:
             raise SystemExit(130) from None
         finally:
             sweep()
-            report(bench, where, done, options.seconds)
+            report(bench, where, done, options)
     if bench.errors:
         raise SystemExit(1)
 
