@@ -194,6 +194,7 @@ def test_a_persistent_device_takes_each_program_as_it_is(
         (((module._TUNSETOFFLOAD, 0x0F),), True, 0x07),
         (((module._TUNSETOFFLOAD, 0x0F), (module._TUNSETOFFLOAD, 0x07)), True, 0x01),
         (tuple((module._TUNSETOFFLOAD, n) for n in (0x0F, 0x07, 0x01)), True, 0),
+        (((module._TUNSETOFFLOAD, 0x61),), True, 0x0F),
         (((module._TUNSETVNETLE, None),), False, 0),
         (((module._TUNSETVNETHDRSZ, None),), False, 0),
     ],
@@ -224,7 +225,9 @@ def test_what_the_kernel_does_not_know_is_done_without(
         assert (offload != b"") is (granted & 1 == 1)
         assert last == [granted]
         assert tun.write_pieces((packet,), offload)
-        assert tun._headed is headed
+        assert tun.takes_super_packets is headed
+        if (module._TUNSETOFFLOAD, 0x61) in refused:
+            assert not tun.takes_udp
 
 
 @pytest.mark.parametrize("offloads", [True, False])

@@ -23,7 +23,7 @@ _TUNSETVNETLE = 0x400454DC
 _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000  # no four octets of flags and EtherType before each packet
 _IFF_VNET_HDR = 0x4000  # but a virtio_net_hdr
-_CSUM, _TSO4, _TSO6, _TSO_ECN = 1, 2, 4, 8
+_CSUM, _TSO4, _TSO6, _TSO_ECN, _USO = 1, 2, 4, 8, 0x60
 # What the kernel may leave to us, the most first.
 _OFFLOADS = (_CSUM | _TSO4 | _TSO6 | _TSO_ECN, _CSUM | _TSO4 | _TSO6, _CSUM, 0)
 _IFREQ = struct.Struct("16sH22x")
@@ -48,13 +48,16 @@ class TunDevice:
     as long as this object is open (that needs CAP_NET_ADMIN). offloads: the kernel may give us
     super-packets and leave checksums to us (see wire.offload), as far as it can. Raises
     OperatorError.
+
+    takes_super_packets, takes_udp: whether the kernel cuts super-packets of TCP, and those of UDP
+    (since Linux 6.2), that we write; those of TCP are taken in any case, but cut in Python.
     """
 
     def __init__(self, name: str, counters: Counters, *, offloads: bool = False) -> None:
         self.name = name
         self._counters = counters
         try:
-            self._fd, self._headed = _open(name, offloads)
+            self._fd, self.takes_super_packets, self.takes_udp = _open(name, offloads)
         except OSError as error:
             number = error.errno or 0
             raise OperatorError(
@@ -104,7 +107,7 @@ class TunDevice:
         """
         packets: list[tuple[memoryview, bytes]] = []
         append, read, fd, view = packets.append, os.readv, self._fd, self._view
-        used, head = 0, HEADER_LENGTH if self._headed else 0
+        used, head = 0, HEADER_LENGTH if self.takes_super_packets else 0
         try:
             while len(packets) < limit and used <= _BURST:
                 start = used + head
@@ -130,7 +133,7 @@ class TunDevice:
         if len(pieces) > _MOST_PIECES:
             pieces = (b"".join(pieces),)
         try:
-            if self._headed:
+            if self.takes_super_packets:
                 os.writev(self._fd, (offload or _PLAIN, *pieces))
             elif not offload:
                 os.writev(self._fd, pieces)
@@ -148,15 +151,20 @@ class TunDevice:
             os.close(self._fd)
 
 
-def _open(name: str, offloads: bool) -> tuple[int, bool]:
-    """Return the end of a device, and whether packets have a virtio header there.
+def _open(name: str, offloads: bool) -> tuple[int, bool, bool]:
+    """Return the end of a device, whether packets have a virtio header there, and takes_udp.
 
     Raises OSError.
     """
     if offloads:
         with contextlib.suppress(OSError):  # whatever is wrong without headers, too, is told then
-            return _attach(name, headed=True), True
-    return _attach(name, headed=False), False
+            fd = _attach(name, headed=True)
+            udp = _offer(fd, _CSUM | _USO)  # only to ask: we want none of UDP's from the kernel
+            for offer in _OFFLOADS:
+                if _offer(fd, offer):
+                    break
+            return fd, True, udp
+    return _attach(name, headed=False), False, False
 
 
 def _attach(name: str, *, headed: bool) -> int:
@@ -168,22 +176,21 @@ def _attach(name: str, *, headed: bool) -> int:
     try:
         flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if headed else 0)
         fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, 0)
         if headed:
             fcntl.ioctl(fd, _TUNSETVNETHDRSZ, _INT.pack(HEADER_LENGTH))
             # Headers travel to other machines, so they have one order of octets everywhere.
             fcntl.ioctl(fd, _TUNSETVNETLE, _INT.pack(1))
-        _offer(fd, _OFFLOADS if headed else (0,))
     except OSError:
         os.close(fd)
         raise
     return fd
 
 
-def _offer(fd: int, offers: Sequence[int]) -> None:
-    """Let the kernel leave to us the first of what is offered that it knows; raise OSError."""
-    *earlier, last = offers
-    for offer in earlier:
-        with contextlib.suppress(OSError):
-            fcntl.ioctl(fd, _TUNSETOFFLOAD, offer)
-            return
-    fcntl.ioctl(fd, _TUNSETOFFLOAD, last)
+def _offer(fd: int, offloads: int) -> bool:
+    """Let the kernel leave these to us, and no others; return whether it knows them all."""
+    try:
+        fcntl.ioctl(fd, _TUNSETOFFLOAD, offloads)
+    except OSError:
+        return False
+    return True
