@@ -21,6 +21,8 @@ class DropReason(Enum):
     ESP_BAD_NEXT_HEADER = "esp-bad-next-header"
     ESP_INNER_MALFORMED = "esp-inner-malformed"
     ESP_INNER_SELECTOR = "esp-inner-selector"
+    ESP_AGGFRAG_MALFORMED = "esp-aggfrag-malformed"  # RFC 9347, 6.1
+    ESP_INCOMPLETE = "esp-incomplete"  # raw packets, a part of which never came
     ESP_INNER_ECN = "esp-inner-ecn"  # RFC 6040: congestion experienced on a not-ECT packet
     ESP_BAD_OFFLOAD = "esp-bad-offload"  # a super-packet with an unsound virtio header
     # ESP, outbound
@@ -28,6 +30,7 @@ class DropReason(Enum):
     OUT_NO_POLICY = "out-no-policy"
     OUT_NO_SA = "out-no-sa"
     OUT_SA_EXHAUSTED = "out-sa-exhausted"
+    OUT_QUEUE_FULL = "out-queue-full"  # more than the tunnel's constant rate takes
     OUT_SEND_FAILED = "out-send-failed"
     OUT_TOO_LARGE = "out-too-large"  # not to be fragmented, and more than the interface carries
     # IKE (RFC 7296)

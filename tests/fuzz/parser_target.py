@@ -10,6 +10,7 @@ from contextlib import suppress
 from ipaddress import ip_network
 
 from pki import NOW, Authority
+from single import SingleProcessor
 
 from moatvpn.counters import Counters
 from moatvpn.crypto.certificates import dns_names, parse_certificate
@@ -17,10 +18,11 @@ from moatvpn.crypto.signature_algorithms import split_auth_data
 from moatvpn.crypto.trust import CertificateError
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.processor import EspProcessor
+from moatvpn.esp.ring import Ring
 from moatvpn.wire import ike_aggfrag, ike_config, ike_fragment, ike_mobike, ike_payloads, ip
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
+from moatvpn.wire.esp import trailer
 from moatvpn.wire.ike_first import cookie_answer, first_request, is_other_version, receiver_spi
 from moatvpn.wire.ike_header import (
     GENERIC_LENGTH,
@@ -151,7 +153,7 @@ class Tunnel:
 
     def __init__(self) -> None:
         self._counters = Counters()
-        self._sender, self._receiver = EspProcessor(Counters()), EspProcessor(self._counters)
+        self._sender, self._receiver = SingleProcessor(Counters()), SingleProcessor(self._counters)
         private = (TrafficSelector.from_network("10.201.1.0/24"),)
         everywhere = tuple(map(TrafficSelector.from_network, ("0.0.0.0/0", "::/0")))
         suite = CipherSuite.AES_256_GCM
@@ -163,11 +165,13 @@ class Tunnel:
 
     def authentic(self, data: bytes) -> None:
         """An envelope of a peer's that holds anything: the first octet is the next header."""
-        pair = self._sender._inbound[257]
-        envelope = pair.outbound.encrypt(data[1:], data[0] if data else 0)
-        assert envelope is not None
+        pair = self._sender._pairs[257]
+        plaintext = data[1:] + trailer(len(data[1:]), data[0] if data else 0)
+        sealed = pair.outbound.seal([plaintext], RING)
+        assert sealed is not None
+        envelope = bytes(sealed)
         before = self._dropped()
-        raw = self._receiver.decapsulate(envelope, MOAT, TOS_OF_CONGESTION)
+        raw = self._receiver.raw_packet(envelope, MOAT, TOS_OF_CONGESTION)
         if raw is None:
             dummy = data[:1] == b"\x3b"
             assert self._dropped() == before + (not dummy)
@@ -178,14 +182,15 @@ class Tunnel:
     def forged(self, data: bytes) -> None:
         """An envelope of a stranger's, to an SPI that is there."""
         before = self._dropped()
-        assert self._receiver.decapsulate((258).to_bytes(4, "big") + data, MOAT, 0) is None
-        assert self._receiver.decapsulate(data, MOAT, 0) is None
+        assert self._receiver.raw_packet((258).to_bytes(4, "big") + data, MOAT, 0) is None
+        assert self._receiver.raw_packet(data, MOAT, 0) is None
         assert self._dropped() == before + 2
 
     def _dropped(self) -> int:
         return sum(self._counters.snapshot().values())
 
 
+RING = Ring()
 TUNNEL = Tunnel()
 ANCHORS = Authority().anchors
 SOUND = Authority().issue("m1.example.net").der[0]  # of another CA, of the same name

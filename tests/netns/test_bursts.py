@@ -62,7 +62,7 @@ class Ends:
         return Burst(memoryview(bytearray(data)), size, self.peer, self.udp, tos, "", whole)
 
     def come(self) -> list[tuple[bytes, int, Endpoint, int]]:
-        arrivals = self.other.receive_bursts()
+        arrivals = self.other.receive()
         arrivals = arrivals[0] if self.udp else arrivals
         return [(bytes(data), size, source, tos) for data, size, source, tos in arrivals]
 
@@ -209,7 +209,7 @@ def test_ike_messages_among_envelopes_are_found(counters: Counters, head: str) -
             source = Endpoint(*peer.getsockname())
         # All of them lie in the queue that the first of them belongs to.
         queue = ends.other.strangers if head == "first request" else ends.other
-        arrivals, messages = queue.receive_bursts()
+        arrivals, messages = queue.receive()
         assert (
             b"".join(bytes(data) for data, *_ in arrivals) == datagrams.count(envelope) * envelope
         )
@@ -220,7 +220,7 @@ def test_ike_messages_among_envelopes_are_found(counters: Counters, head: str) -
             if data in (marked, stranger)
         ]
         for other in (ends.other, ends.other.strangers):
-            assert other.receive_bursts() == ([], [])
+            assert other.receive() == ([], [])
 
 
 def test_a_batch_is_bounded_in_octets(counters: Counters) -> None:
@@ -247,5 +247,5 @@ def test_empty_datagrams_are_counted(counters: Counters) -> None:
             ) as peer:
                 peer.sendto(b"", (ends.peer.host, ends.peer.port))
             queue = ends.other.strangers if ends.udp else ends.other
-            assert not any(queue.receive_bursts())
+            assert not any(queue.receive())
     assert counters.snapshot() == {DropReason.ESP_TOO_SHORT.value: 2}

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 from boxes import run, wait_for
+from bursts import burst, each
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.addresses import InterfaceAddresses
@@ -37,23 +38,23 @@ def test_tun_carries_whole_packets_in_batches(counters: Counters) -> None:
             sock.settimeout(5)
             for size in (1, 1472, 100):
                 sock.sendto(bytes(size), ("10.7.0.2", 9))
-            assert [len(packet) for packet in tun.read_batch(2)] == [29, 1500]
-            (last,) = tun.read_batch()
+            assert [len(packet) for packet, _ in tun.read_batch(2)] == [29, 1500]
+            ((last, _),) = tun.read_batch()
             assert len(last) == 128
             assert tun.read_batch() == []
             # Turned round, it comes in again: addresses swapped keep the checksums right.
             back = bytearray(last)
             back[12:16], back[16:20] = last[16:20], last[12:16]
             back[20:22], back[22:24] = last[22:24], last[20:22]
-            assert tun.write(bytes(back))
+            assert tun.write([back])
             assert sock.recvfrom(2000) == (bytes(100), ("10.7.0.2", 9))
 
 
 def test_tun_writes_that_fail_are_counted(counters: Counters) -> None:
     with closing(TunDevice("tun7", counters)) as tun:
-        assert not tun.write(b"\x45" + bytes(19))  # the device is down
+        assert not tun.write([b"\x45", bytes(19)])  # the device is down
         run("ip", "link", "set", "tun7", "up")
-        assert not tun.write(b"\x05" + bytes(19))  # neither version 4 nor 6
+        assert not tun.write([b"\x05", bytes(19)])  # neither version 4 nor 6
     assert counters.value(DropReason.TUN_WRITE_FAILED) == 2
 
 
@@ -69,7 +70,7 @@ def test_a_persistent_tun_is_attached_to_as_it_is_left(counters: Counters) -> No
             def comes_through() -> bytes | None:
                 # The device has a carrier only some time after somebody attached to it.
                 sock.sendto(b"x", ("10.7.0.2", 9))
-                packets = [packet for packet in tun.read_batch() if packet.endswith(b"x")]
+                packets = [bytes(packet) for packet, _ in tun.read_batch() if packet[-1:] == b"x"]
                 return packets[0] if packets else None
 
             packet = wait_for(comes_through, "a packet", 5)
@@ -88,16 +89,18 @@ def test_a_device_that_goes_away_is_an_error(counters: Counters) -> None:
 @pytest.mark.parametrize("tos", [0, 1, 0xB9])
 def test_raw_socket_carries_protocol_50(counters: Counters, tos: int) -> None:
     with closing(RawEspSocket(counters)) as esp:
-        assert esp.send_esp(b"\1\2\3\4envelope", Endpoint("127.0.0.5", 500), tos)
-        arrivals = wait_for(esp.receive, "the packet", 5)
+        assert esp.send_burst(burst(b"\1\2\3\4envelope", to=Endpoint("127.0.0.5", 500), tos=tos))
+        arrivals = each(wait_for(esp.receive, "the packet", 5))
     assert arrivals == [(b"\1\2\3\4envelope", Endpoint("127.0.0.1", 0), tos)]
 
 
 @pytest.mark.parametrize("tos", [0, 3])
 def test_raw_packets_leave_from_the_address_that_is_named(counters: Counters, tos: int) -> None:
     with closing(RawEspSocket(counters)) as esp:
-        assert esp.send_esp(b"\1\2\3\4", Endpoint("127.0.0.5", 0), tos, "127.0.0.77")
-        arrivals = wait_for(esp.receive, "the packet", 5)
+        assert esp.send_burst(
+            burst(b"\1\2\3\4", to=Endpoint("127.0.0.5", 0), tos=tos, source="127.0.0.77")
+        )
+        arrivals = each(wait_for(esp.receive, "the packet", 5))
     assert arrivals == [(b"\1\2\3\4", Endpoint("127.0.0.77", 0), tos)]
 
 
@@ -105,14 +108,14 @@ def test_raw_packets_beyond_the_paths_mtu_are_fragmented_outside(counters: Count
     run("ip", "link", "set", "lo", "mtu", "1000")
     data = os.urandom(3000)
     with closing(RawEspSocket(counters)) as esp:
-        assert esp.send_esp(data, Endpoint("127.0.0.1", 500), 0)
-        assert wait_for(esp.receive, "the packet", 5) == [(data, Endpoint("127.0.0.1", 0), 0)]
+        assert esp.send_burst(burst(data, to=Endpoint("127.0.0.1", 500)))
+        assert each(wait_for(esp.receive, "the packet", 5)) == [(data, Endpoint("127.0.0.1", 0), 0)]
 
 
 def test_raw_sending_without_a_route_is_counted(counters: Counters) -> None:
     with closing(RawEspSocket(counters)) as esp:
-        assert not esp.send_esp(b"\1\2\3\4", Endpoint("192.0.2.1", 500), 0)
-        assert not esp.send_esp(b"\1\2\3\4", Endpoint("192.0.2.1", 500), 3)
+        assert not esp.send_burst(burst(b"\1\2\3\4", to=Endpoint("192.0.2.1", 500), tos=0))
+        assert not esp.send_burst(burst(b"\1\2\3\4", to=Endpoint("192.0.2.1", 500), tos=3))
     assert counters.value(DropReason.OUT_SEND_FAILED) == 2
 
 

@@ -154,7 +154,7 @@ class Box(Namespace):
             self.ip("tuntap", "add", "moat0", "mode", "tun")
         # Without a link-local address the kernel sends nothing of its own into the tunnel.
         self.ip("link", "set", "moat0", "addrgenmode", "none")
-        mtu = "1500" if data_plane == "python" else "1400"
+        mtu = "65535" if data_plane == "python" else "1400"
         self.ip("link", "set", "moat0", "up", "mtu", mtu)
         settings = {
             "identity": identity,

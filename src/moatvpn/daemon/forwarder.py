@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.engine import Engine
@@ -17,6 +17,8 @@ from moatvpn.drivers.interfaces import (
     Tun,
     UdpSocket,
 )
+from moatvpn.esp.burst import Burst
+from moatvpn.esp.inbound import Delivery
 from moatvpn.wire.endpoint import NAT_PORT, Datagram
 
 
@@ -74,20 +76,14 @@ class PacketForwarder(Forwarder):
         clock: Clock,
     ) -> None:
         super().__init__(engine, ports, clock)
-        self._from_tun, self._from_esp = engine.from_tun, engine.from_esp
+        self._packets = engine
         self._tun = tun
         self._raw = raw
 
     def from_tun(self) -> None:
         """Send the raw packets that wait at the TUN as envelopes."""
         now = self._clock()
-        encapsulate = self._from_tun
-        send_raw, send_udp = self._raw.send_esp, self._ports[NAT_PORT].send_esp
-        for packet in self._tun.read_batch():
-            envelope = encapsulate(packet, now)
-            if envelope is not None:
-                send = send_udp if envelope.udp else send_raw
-                send(envelope.data, envelope.peer, envelope.tos, envelope.source)
+        self._send(self._packets.from_tun(self._tun.read_batch(), now))
         self.flush()
 
     def from_raw(self) -> None:
@@ -95,13 +91,29 @@ class PacketForwarder(Forwarder):
         self._arrived(self._raw.receive())
         self.flush()
 
+    def handle_timer(self) -> None:
+        """Do what is due, and send what comes of it."""
+        self._deliver(self._packets.late(self._clock()))
+        super().handle_timer()
+
+    def flush(self) -> None:
+        """Send the IKE messages that wait in the engine, and the envelopes that are due."""
+        super().flush()
+        self._send(self._packets.bursts_to_send(self._clock()))
+
     def _arrived(self, arrivals: list[EspArrival]) -> None:
-        now = self._clock()
-        decapsulate, write = self._from_esp, self._tun.write
-        for data, source, tos in arrivals:
-            packet = decapsulate(data, source, tos, now)
-            if packet is not None:
-                write(packet)
+        self._deliver(self._packets.from_esp(arrivals, self._clock()))
+
+    def _send(self, bursts: Iterable[Burst]) -> None:
+        send_raw, send_udp = self._raw.send_burst, self._ports[NAT_PORT].send_burst
+        for burst in bursts:
+            (send_udp if burst.udp else send_raw)(burst)
+
+    def _deliver(self, arrived: Iterable[list[Delivery]]) -> None:
+        write = self._tun.write
+        for packets in arrived:
+            for pieces, offload in packets:
+                write(pieces, offload)
 
 
 class KernelForwarder(Forwarder):

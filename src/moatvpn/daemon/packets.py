@@ -1,21 +1,21 @@
 """The engine of a daemon that carries the packets itself, through esp.processor.
 
-Calls on the path of every packet are kept few: what IKE wants to know about traffic it is told at
-most twice a second and connection.
+What IKE wants to know about traffic it is told at most twice a second and connection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Unpack
 
 from moatvpn.counters import Counters
 from moatvpn.daemon.engine import Beside, Engine
 from moatvpn.daemon.log import LogCall
-from moatvpn.esp.processor import Envelope, EspProcessor
+from moatvpn.esp.burst import Burst
+from moatvpn.esp.inbound import Arrival, Arrived, Delivery
+from moatvpn.esp.outbound import Raw
+from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
-from moatvpn.wire.endpoint import Endpoint
-
-_NOTE_EVERY = 0.5  # seconds
 
 
 class PacketEngine(Engine):
@@ -31,38 +31,44 @@ class PacketEngine(Engine):
     ) -> None:
         super().__init__(ike, esp, counters, log, **beside)
         self._processor = esp
-        # When IKE is next to be told of traffic, by connection.
-        self._note_in: dict[str, float] = {}
-        self._note_out: dict[str, float] = {}
 
-    def from_tun(self, packet: bytes, now: float) -> Envelope | None:
-        """Return the envelope of a raw packet of ours, None where it was dropped (and counted)."""
-        envelope = self._processor.encapsulate(packet)
-        if envelope is not None and now >= self._note_out.get(envelope.connection, now):
-            self._note_out[envelope.connection] = now + _NOTE_EVERY
-            self.carried(envelope.connection, False, now)
-        return envelope
+    def from_tun(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
+        """Yield the envelopes of raw packets of ours, each burst to be sent before the next.
 
-    def from_esp(self, data: bytes, source: Endpoint, tos: int, now: float) -> bytes | None:
-        """Return the raw packet that an ESP packet held, None where it was dropped (and counted).
-
-        source has port 0 where the packet came as IP protocol 50; tos is the outer header's octet.
+        What is dropped is counted.
         """
-        raw = self._processor.decapsulate(data, source, tos)
-        if raw is None:
-            return None
-        name = raw.connection
-        if raw.moved:
-            self.peer_seen_at(name, source, now)
-        if now >= self._note_in.get(name, now):
-            self._note_in[name] = now + _NOTE_EVERY
-            self.carried(name, True, now)
-        return raw.data
+        yield from self._processor.encapsulate(packets, now)
+        for name in self._processor.told():
+            self.carried(name, False, now)
+
+    def from_esp(self, arrivals: Sequence[Arrival], now: float) -> Iterator[list[Delivery]]:
+        """Yield the raw packets that envelopes held; what is dropped is counted.
+
+        A source has port 0 where they came as IP protocol 50.
+        """
+        for arrived in self._processor.decapsulate(arrivals, now):
+            yield self._take_in(arrived, now)
+
+    def late(self, now: float) -> Iterator[list[Delivery]]:
+        """Yield the raw packets that have waited long enough for envelopes before theirs."""
+        for arrived in self._processor.late(now):
+            yield self._take_in(arrived, now)
+
+    def bursts_to_send(self, now: float) -> Iterable[Burst]:
+        """Return the envelopes that are due without any raw packet."""
+        return self._processor.due(now)
+
+    def get_timer(self) -> float | None:
+        """Return when handle_timer, late or bursts_to_send is due, None where none is."""
+        timers = (super().get_timer(), self._processor.get_timer())
+        return min((timer for timer in timers if timer is not None), default=None)
+
+    def _take_in(self, arrived: Arrived, now: float) -> list[Delivery]:
+        if arrived.moved:
+            self.peer_seen_at(arrived.connection, arrived.source, now)
+        if arrived.told:
+            self.carried(arrived.connection, True, now)
+        return arrived.packets
 
     def _speaks_from(self, name: str, host: str) -> None:
         self._processor.set_local(name, host)
-
-    def _remove(self, name: str, now: float) -> None:
-        super()._remove(name, now)
-        self._note_in.pop(name, None)
-        self._note_out.pop(name, None)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from moatvpn.esp.burst import Burst
 from moatvpn.wire.endpoint import Datagram, Endpoint
 
-# One ESP packet from the SPI on, where it came from (port 0: as IP protocol 50), and the TOS
-# octet of the header outside of it. A bare tuple, since one is made for every packet.
-EspArrival = tuple[bytes, Endpoint, int]
-
 # ESP packets back to back, how long each is but for the last, which may be shorter, where they
-# came from, and their TOS octet, as above. The octets are valid until the socket is asked again.
-BurstArrival = tuple[memoryview, int, Endpoint, int]
+# came from (port 0: as IP protocol 50), and the TOS octet of the headers outside of them. The
+# octets are valid until the socket is asked again.
+EspArrival = tuple[memoryview, int, Endpoint, int]
 
 # How much one readable source may take before the others have their turn.
 BATCH = 64
@@ -30,13 +28,20 @@ class Clock(Protocol):
 
 
 class Tun(Protocol):
-    """A TUN device: whole raw packets, without any header of the device's own."""
+    """A TUN device. It may give and take TCP segments of one flow as one packet, a super-packet.
 
-    def read_batch(self, limit: int = BATCH) -> list[bytes]:
-        """Return the raw packets that wait now, at most limit of them; never block."""
+    An offload is Linux's virtio_net_hdr of 10 octets, which says how a packet is to be finished:
+    its segments cut, its checksum filled in. It is empty for a packet that is whole as it stands.
+    """
+
+    def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
+        """Return the raw packets that wait now, limit of them at most, and their offloads.
+
+        Never blocks. The octets are valid until the next call.
+        """
         ...
 
-    def write(self, packet: bytes) -> bool:
+    def write(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
         """Hand one raw packet to the kernel; return False where it was dropped (and counted)."""
         ...
 
@@ -44,11 +49,8 @@ class Tun(Protocol):
 class EspSocket(Protocol):
     """Something that sends ESP packets."""
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
-        """Send one ESP packet under that TOS octet; return False where it was dropped (counted).
-
-        source is the address of ours to send it from, empty for the one that the kernel takes.
-        """
+    def send_burst(self, burst: Burst) -> bool:
+        """Send envelopes; return False where some were dropped (and counted)."""
         ...
 
 

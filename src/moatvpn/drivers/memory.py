@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH, EspArrival
+from moatvpn.esp.burst import Burst
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import NO_SPI
 
@@ -15,20 +16,24 @@ from moatvpn.wire.ike_header import NO_SPI
 class MemoryTun:
     """A TUN device whose kernel side is two queues.
 
-    waiting holds the raw packets that the kernel has for us; delivered those that we gave it.
+    waiting holds the raw packets that the kernel has for us, all whole as they stand; delivered
+    those that we gave it, and offloads what was said of each.
     """
 
     def __init__(self) -> None:
         self.waiting: deque[bytes] = deque()
         self.delivered: list[bytes] = []
+        self.offloads: list[bytes] = []
 
-    def read_batch(self, limit: int = BATCH) -> list[bytes]:
+    def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
         """Return the raw packets that wait now, at most limit of them."""
-        return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
+        number = min(limit, len(self.waiting))
+        return [(memoryview(self.waiting.popleft()), b"") for _ in range(number)]
 
-    def write(self, packet: bytes) -> bool:
+    def write(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
         """Deliver one raw packet."""
-        self.delivered.append(packet)
+        self.delivered.append(b"".join(pieces))
+        self.offloads.append(offload)
         return True
 
 
@@ -107,7 +112,7 @@ class MemoryHost:
     def arrive(self, packet: WildPacket) -> None:
         """Put a packet into the queue of the socket that it is for."""
         if not packet.destination.port:
-            self.raw.waiting.append((packet.data, packet.source, packet.tos))
+            self.raw.waiting.append(_arrival(packet))
             return
         port = self.ports.get(packet.destination.port)
         if port is None or packet.data == KEEPALIVE:
@@ -116,7 +121,7 @@ class MemoryHost:
             queue = port.strangers if packet.data[8:16] == NO_SPI else port
             queue.messages.append(Datagram(packet.data, packet.destination, packet.source))
         else:
-            port.arrivals.append((packet.data, packet.source, packet.tos))
+            port.arrivals.append(_arrival(packet))
 
     def send(self, packet: WildPacket) -> bool:
         """Send a packet; one without a way is counted, as a kernel refuses it."""
@@ -124,6 +129,19 @@ class MemoryHost:
             return True
         self.counters.drop(DropReason.OUT_SEND_FAILED)
         return False
+
+
+def _arrival(packet: WildPacket) -> EspArrival:
+    return memoryview(packet.data), len(packet.data), packet.source, packet.tos
+
+
+def _send_each(host: MemoryHost, burst: Burst, own: Endpoint, peer: Endpoint) -> bool:
+    """Send the envelopes of a burst; return whether each of them had a way."""
+    data = bytes(burst.data)
+    starts = range(0, len(data), burst.size)
+    envelopes = [data[start : start + burst.size] for start in starts]
+    sent = [host.send(WildPacket(each, own, peer, burst.tos)) for each in envelopes]
+    return all(sent)
 
 
 class MemoryRaw:
@@ -137,10 +155,10 @@ class MemoryRaw:
         """Return the ESP packets that wait now, at most limit of them."""
         return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
-        """Send one ESP packet as IP protocol 50."""
-        own, destination = Endpoint(source or self._host.address, 0), Endpoint(peer.host, 0)
-        return self._host.send(WildPacket(data, own, destination, tos))
+    def send_burst(self, burst: Burst) -> bool:
+        """Send ESP packets as IP protocol 50."""
+        own = Endpoint(burst.source or self._host.address, 0)
+        return _send_each(self._host, burst, own, Endpoint(burst.peer.host, 0))
 
 
 class MemoryQueue:
@@ -174,10 +192,10 @@ class MemoryUdp(MemoryQueue):
         packet = WildPacket(datagram.data, datagram.local, datagram.remote, ike=True)
         return self._host.send(packet)
 
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
-        """Send one ESP packet in UDP."""
-        own = Endpoint(source or self._host.address, self.port)
-        return self._host.send(WildPacket(data, own, peer, tos))
+    def send_burst(self, burst: Burst) -> bool:
+        """Send ESP packets in UDP."""
+        own = Endpoint(burst.source or self._host.address, self.port)
+        return _send_each(self._host, burst, own, burst.peer)
 
 
 class MemoryAddresses:

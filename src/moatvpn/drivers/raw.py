@@ -6,19 +6,18 @@ import socket
 import struct
 
 from moatvpn.counters import Counters, DropReason
-from moatvpn.drivers.interfaces import BATCH, BurstArrival, EspArrival
+from moatvpn.drivers.interfaces import BATCH, EspArrival
 from moatvpn.drivers.mmsg import ManyReceiver, ManySender
 from moatvpn.drivers.sockets import LONGEST, Overflow, cannot_open, endpoint_of_octets, prepare
 from moatvpn.errors import PeerError
 from moatvpn.esp.burst import Burst
-from moatvpn.wire.endpoint import Endpoint
 
 IP_PROTOCOL_ESP = 50
 _SHORTEST_HEADER = 20
 _read = struct.Struct("!BBH8x4s").unpack_from  # version and length, TOS, total length, source
 
 
-def strip_ip_header(packet: memoryview, size: int) -> BurstArrival:
+def strip_ip_header(packet: memoryview, size: int) -> EspArrival:
     """Return what an IPv4 packet of protocol 50 carries, its source (port 0) and its TOS octet.
 
     The packet is the first size octets. Those beyond the header's total length are not its own.
@@ -60,15 +59,11 @@ class RawEspSocket:
         return self._socket.fileno()
 
     def receive(self, limit: int = BATCH) -> list[EspArrival]:
-        """Return the ESP packets that wait now, at most limit of them."""
-        return [(bytes(data), source, tos) for data, _, source, tos in self.receive_bursts(limit)]
-
-    def receive_bursts(self, limit: int = BATCH) -> list[BurstArrival]:
         """Return the envelopes that wait now, at most limit and BATCH of them.
 
         Their octets are valid until the next call.
         """
-        arrivals: list[BurstArrival] = []
+        arrivals: list[EspArrival] = []
         append, strip, receiver = arrivals.append, strip_ip_header, self._receiver
         sizes = receiver.receive(limit)
         for place, size in zip(receiver.places, sizes, strict=False):
@@ -79,11 +74,6 @@ class RawEspSocket:
         if len(sizes) == limit:
             self._overflow.look()
         return arrivals
-
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
-        """Send one ESP packet; what the kernel refuses is counted and lost, as IP may lose it."""
-        burst = Burst(memoryview(data), len(data), peer, False, tos, source, whole=False)
-        return self.send_burst(burst)
 
     def send_burst(self, burst: Burst) -> bool:
         """Send a burst; return False where not all of it went (the rest is counted)."""

@@ -71,16 +71,16 @@ class TunDevice:
         """Return the descriptor to wait on for packets."""
         return self._fd
 
-    def read_batch(self, limit: int = BATCH) -> list[bytes]:
+    def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
         """Return the raw packets that wait now, at most limit of them.
 
         Raises OperatorError where the device is gone.
         """
-        packets: list[bytes] = []
+        packets: list[tuple[memoryview, bytes]] = []
         append, read, fd = packets.append, os.read, self._fd
         try:
             for _ in range(limit):
-                append(read(fd, _LONGEST_PACKET))
+                append((memoryview(read(fd, _LONGEST_PACKET)), b""))
         except BlockingIOError:
             pass
         except OSError as error:
@@ -89,10 +89,10 @@ class TunDevice:
             ) from error
         return packets
 
-    def write(self, packet: bytes) -> bool:
+    def write(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
         """Hand one raw packet to the kernel; a refusal (device down, no memory) is counted."""
         try:
-            os.write(self._fd, packet)
+            os.writev(self._fd, pieces)
         except OSError:
             self._counters.drop(DropReason.TUN_WRITE_FAILED)
             return False

@@ -9,7 +9,7 @@ import sys
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.gro import NON_ESP_MARKER, is_plain, split
-from moatvpn.drivers.interfaces import BATCH, BurstArrival, EspArrival
+from moatvpn.drivers.interfaces import BATCH, EspArrival
 from moatvpn.drivers.mmsg import ManySender
 from moatvpn.drivers.sockets import (
     BUFFER,
@@ -27,7 +27,7 @@ from moatvpn.drivers.sockets import (
 )
 from moatvpn.drivers.steering import bind_both
 from moatvpn.esp.burst import Burst
-from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram, Endpoint
+from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram
 
 _UDP_ENCAP, _UDP_ENCAP_ESPINUDP = 100, 2  # linux/udp.h
 _UDP_GRO = 104
@@ -108,22 +108,12 @@ class UdpQueue:
         return self.socket.fileno()
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
-        """Return the ESP packets and the IKE messages that wait now, limit of both at least."""
-        bursts, messages = self.receive_bursts(limit)
-        arrivals = [
-            (bytes(data[offset : offset + size]), source, tos)
-            for data, size, source, tos in bursts
-            for offset in range(0, len(data), size)
-        ]
-        return arrivals, messages
-
-    def receive_bursts(self, limit: int = BATCH) -> tuple[list[BurstArrival], list[Datagram]]:
         """Return the envelopes and the IKE messages that wait now.
 
         They are what limit calls of the kernel's give, and about 256 KiB, at most. Octets of
         envelopes are valid until the next call. Empty datagrams are counted and left out.
         """
-        arrivals: list[BurstArrival] = []
+        arrivals: list[EspArrival] = []
         messages: list[Datagram] = []
         view, used, framed = self._view, 0, self._framed
         receive_into = self.socket.recvmsg_into
@@ -193,12 +183,8 @@ class UdpPort:
         self.strangers.port = self.established.port = self.port
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
-        """Return what waits now of all but strangers: limit of ESP and IKE at least."""
+        """Return what waits now of all but strangers, as UdpQueue.receive does."""
         return self.established.receive(limit)
-
-    def receive_bursts(self, limit: int = BATCH) -> tuple[list[BurstArrival], list[Datagram]]:
-        """Return what waits now of all but strangers, as UdpQueue.receive_bursts does."""
-        return self.established.receive_bursts(limit)
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
@@ -215,11 +201,6 @@ class UdpPort:
             self._counters.drop(DropReason.OUT_SEND_FAILED)
             return False
         return True
-
-    def send_esp(self, data: bytes, peer: Endpoint, tos: int, source: str = "") -> bool:
-        """Send one ESP packet in UDP; what the kernel refuses is counted and lost."""
-        burst = Burst(memoryview(data), len(data), peer, True, tos, source, whole=False)
-        return self.send_burst(burst)
 
     def send_burst(self, burst: Burst) -> bool:
         """Send a burst in UDP; return False where not all of it went (the rest is counted)."""

@@ -1,7 +1,15 @@
-"""One direction of a CHILD_SA each: key, counter, window (RFC 4303)."""
+"""One direction of a CHILD_SA each: key, counter, window (RFC 4303). Both work on whole runs.
+
+Nothing here is done once an envelope that can be done once a run: a run is what one reading of the
+TUN device, or of a socket, has for one SA.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from struct import Struct
 from typing import NoReturn
 
 from moatvpn.counters import DropReason
@@ -10,14 +18,18 @@ from moatvpn.crypto.cbc import BLOCK, CbcHmac
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.replay import ReplayWindow
+from moatvpn.esp.ring import Ring
 from moatvpn.wire.esp import (
+    ALIGNMENT,
     CIPHERTEXT_AT,
     HEADER_LENGTH,
+    ICV_LENGTH,
     LAST_SEQUENCE,
-    extended_associated_data,
+    TRAILER_LENGTH,
+    Part,
     split_trailer,
     start,
-    trailer,
+    whole,
 )
 
 # With extended sequence numbers the end is set by the cipher, not by the number's width. Packets
@@ -27,6 +39,12 @@ LAST_PACKET_EXTENDED = 1 << 36
 # From this part of the numbers on, a rekey is wanted: long before the end, whatever the rate.
 SOFT_NUMERATOR, SOFT_DENOMINATOR = 3, 4
 
+_START = Struct("!IIQ").pack_into  # what wire.esp.start returns
+_NONCE = Struct("!4sQ").pack  # salt and IV
+_HEADER = Struct("!II").pack
+_EXTENDED = Struct("!IQ").pack
+_SPAN = 1 << 32
+
 
 class _Sending:
     """The sequence numbers of an outbound SA.
@@ -35,10 +53,12 @@ class _Sending:
     object can be neither copied nor stored and a number that is spent does not come back.
     """
 
-    __slots__ = ("_esn", "_last", "_sequence", "_soft", "_spi", "octets", "worn")
+    __slots__ = ("_esn", "_last", "_sequence", "_soft", "_spi", "octets", "packets", "worn")
+
+    alignment = ALIGNMENT  # of a plaintext, trailer included
 
     def __init__(self, child: ChildSa) -> None:
-        self.octets = 0  # of raw packets
+        self.packets = self.octets = 0  # of raw packets
         self.worn = False  # whether the soft limit is reached, and a rekey wanted
         self._spi = child.spi_out
         self._esn = child.esn
@@ -60,10 +80,16 @@ class _Sending:
         """Return the number of the last packet, which is also how many there were."""
         return self._sequence
 
-    def _wear(self, sequence: int) -> bool:
-        """Take in that the soft limit is reached; return whether the number may be used yet."""
-        self.worn = True
-        return sequence <= self._last
+    def _spend(self, count: int) -> int | None:
+        """Return the first of count numbers, which are spent now; None where they are used up."""
+        first = self._sequence + 1
+        last = self._sequence + count
+        if last >= self._soft:
+            self.worn = True
+            if last > self._last:
+                return None
+        self._sequence = last
+        return first
 
 
 class AeadOutboundSa(_Sending):
@@ -71,113 +97,191 @@ class AeadOutboundSa(_Sending):
 
     __slots__ = ("_aead", "_salt")
 
+    overhead = CIPHERTEXT_AT + ICV_LENGTH
+
     def __init__(self, child: ChildSa) -> None:
         super().__init__(child)
         self._aead, self._salt = new_aead(child.suite, child.key_out)
 
-    def encrypt(self, packet: bytes, next_header: int) -> bytes | None:
-        """Return the ESP packet that holds packet, None where the numbers are used up (3.3.3)."""
-        sequence = self._sequence + 1
-        if sequence >= self._soft and not self._wear(sequence):
+    def seal(self, plaintexts: Sequence[bytes], ring: Ring) -> memoryview | None:
+        """Return the envelopes of plaintexts back to back in ring, None where numbers are used up.
+
+        A plaintext is payload, padding and trailer, of a length that alignment divides. All have
+        the length of the first, but the last may be shorter; ring holds them all (3.3.3).
+        """
+        first = self._spend(len(plaintexts))
+        if first is None:
             return None
-        self._sequence = sequence
-        self.octets += len(packet)
-        begin = start(self._spi, sequence)
-        header = begin[:HEADER_LENGTH]
-        return begin + self._aead.encrypt(
-            self._salt + begin[HEADER_LENGTH:],
-            packet + trailer(len(packet), next_header),
-            extended_associated_data(self._spi, sequence) if self._esn else header,
-        )
+        size = len(plaintexts[0]) + self.overhead
+        spi, salt, octets = self._spi, self._salt, ring.octets
+        numbers = range(first, first + len(plaintexts))
+        # Outgoing low halves wrap only with extended numbers: one look is enough for nearly all.
+        wraps = numbers[-1] >= _SPAN
+        for at, number in zip(range(0, size * len(plaintexts), size), numbers, strict=True):
+            _START(octets, at, spi, number & LAST_SEQUENCE if wraps else number, number)
+        if self._esn:
+            associated = [_EXTENDED(spi, number) for number in numbers]
+        else:
+            associated = [_HEADER(spi, number) for number in numbers]
+        nonces = [_NONCE(salt, number) for number in numbers]
+        places = ring.places(size)[: len(plaintexts)]
+        end = size * len(plaintexts)
+        if len(plaintexts[-1]) + self.overhead != size:
+            end += len(plaintexts[-1]) + self.overhead - size
+            places[-1] = places[-1][: len(plaintexts[-1]) + ICV_LENGTH]
+        deque(map(self._aead.encrypt_into, nonces, plaintexts, associated, places), maxlen=0)
+        return ring.view[:end]
 
 
 class CbcOutboundSa(_Sending):
     """Encrypts with AES-CBC and an HMAC (RFC 4303, 3.3.2.1)."""
 
-    __slots__ = ("_cipher",)
+    __slots__ = ("_cipher", "overhead")
+
+    alignment = BLOCK
 
     def __init__(self, child: ChildSa) -> None:
         super().__init__(child)
         self._cipher = CbcHmac(child.suite, child.key_out)
+        self.overhead = HEADER_LENGTH + BLOCK + self._cipher.icv_length
 
-    def encrypt(self, packet: bytes, next_header: int) -> bytes | None:
-        """Return the ESP packet that holds packet, None where the numbers are used up."""
-        sequence = self._sequence + 1
-        if sequence >= self._soft and not self._wear(sequence):
+    def seal(self, plaintexts: Sequence[bytes], ring: Ring) -> memoryview | None:
+        """Return the envelopes of plaintexts, as AeadOutboundSa.seal does."""
+        del ring
+        first = self._spend(len(plaintexts))
+        if first is None:
             return None
-        self._sequence = sequence
-        self.octets += len(packet)
-        plaintext = packet + trailer(len(packet), next_header, BLOCK)
-        body = start(self._spi, sequence)[:HEADER_LENGTH]
-        body += self._cipher.encrypt(sequence, plaintext)
-        return body + self._cipher.icv(_authenticated(body, sequence, self._esn))
+        sealed = []
+        for number, plaintext in enumerate(plaintexts, first):
+            body = start(self._spi, number)[:HEADER_LENGTH]
+            body += self._cipher.encrypt(number, plaintext)
+            sealed.append(body + self._cipher.icv(_authenticated(body, number, self._esn)))
+        return memoryview(b"".join(sealed))
 
 
-class AeadInboundSa:
+# One envelope that was new and authentic: its number, plaintext, where in that the payload ends,
+# and the next header. A bare tuple, since one is made for every envelope.
+Opened = tuple[int, bytes, int, int]
+
+
+class Opening:
+    """What came of the envelopes of one arrival.
+
+    newest: one that was opened is the newest of its SA so far.
+    """
+
+    __slots__ = ("newest", "opened", "refused")
+
+    def __init__(self) -> None:
+        self.opened: list[Opened] = []
+        self.refused: list[DropReason] = []
+        self.newest = False
+
+
+class _Receiving:
+    """The anti-replay window of an inbound SA, and what it has delivered."""
+
+    __slots__ = ("_esn", "_spi", "octets", "packets", "window")
+
+    def __init__(self, child: ChildSa) -> None:
+        self.packets = self.octets = 0  # of raw packets
+        self.window = ReplayWindow()
+        self._spi = child.spi_in
+        self._esn = child.esn
+
+    def _decrypt(self, sequence: int, part: Part) -> bytes:
+        """Return the plaintext of an envelope; raise NotAuthentic, or PeerError for its form."""
+        raise NotImplementedError
+
+    def open(self, parts: Sequence[Part], at: int, opening: Opening) -> int:
+        """Open the envelopes from that place on, as long as they are this SA's.
+
+        Returns the place of the first that is not. The order is RFC 4303's (3.4): first the
+        window's check, then authentication, then the window takes the number in.
+        """
+        window, spi, esn = self.window, self._spi, self._esn
+        decrypt, append, refuse = self._decrypt, opening.opened.append, opening.refused.append
+        before = window.top
+        first = following = before + 1  # the numbers from first to following are not committed yet
+        taken = at
+        for part in islice(parts, at, None):
+            if part[0] != spi:
+                break
+            taken += 1
+            sequence = following
+            if part[1] != following & LAST_SEQUENCE or (following >= _SPAN and not esn):
+                if following != first:
+                    window.commit_run(first, following - first)
+                    first = following
+                sequence = window.extend(part[1]) if esn else part[1]
+                if not window.check(sequence):
+                    window.refused(sequence)
+                    refuse(DropReason.ESP_REPLAYED)
+                    continue
+            try:
+                plaintext = decrypt(sequence, part)
+            except NotAuthentic:
+                window.refused(sequence)
+                refuse(DropReason.ESP_NOT_AUTHENTIC)
+                continue
+            except PeerError as error:
+                refuse(error.reason)
+                continue
+            if sequence < following:
+                window.commit(sequence)
+            else:
+                if sequence > following:
+                    first = sequence
+                following = sequence + 1
+            end, next_header = len(plaintext) - TRAILER_LENGTH, plaintext[-1]
+            if plaintext[-2]:
+                try:
+                    end, next_header = split_trailer(plaintext)
+                except PeerError as error:
+                    refuse(error.reason)
+                    continue
+            append((sequence, plaintext, end, next_header))
+        if following != first:
+            window.commit_run(first, following - first)
+        opening.newest |= window.top != before
+        return taken
+
+
+class AeadInboundSa(_Receiving):
     """Authenticates and decrypts with a combined mode, each packet once (RFC 4303, 3.4)."""
 
-    __slots__ = ("_aead", "_esn", "_salt", "_spi", "octets", "packets", "window")
+    __slots__ = ("_open", "_salt")
 
     def __init__(self, child: ChildSa) -> None:
-        self.packets = self.octets = 0  # of raw packets that were delivered
-        self._spi = child.spi_in
-        self.window = ReplayWindow()
-        self._aead, self._salt = new_aead(child.suite, child.key_in)
-        self._esn = child.esn
+        super().__init__(child)
+        aead, self._salt = new_aead(child.suite, child.key_in)
+        self._open = aead.decrypt
 
-    def decrypt(self, data: bytes) -> tuple[bytes, int, bool]:
-        """Return the payload, its next header, and whether it is the newest packet so far.
-
-        data is an ESP packet of at least wire.esp.MIN_LENGTH. Raises PeerError for a replay, for
-        one that is not authentic, and for wrong padding.
-        """
-        window = self.window
-        sequence = _sequence_of(data, window, self._esn)
-        try:
-            plaintext = self._aead.decrypt(
-                self._salt + data[HEADER_LENGTH:CIPHERTEXT_AT],
-                data[CIPHERTEXT_AT:],
-                extended_associated_data(self._spi, sequence)
-                if self._esn
-                else data[:HEADER_LENGTH],
-            )
-        except NotAuthentic as error:
-            window.refused(sequence)
-            raise PeerError(DropReason.ESP_NOT_AUTHENTIC) from error
-        newest = window.commit(sequence)
-        length, next_header = split_trailer(plaintext)
-        return plaintext[:length], next_header, newest
+    def _decrypt(self, sequence: int, part: Part) -> bytes:
+        spi, low, iv, sealed = part
+        associated = _EXTENDED(spi, sequence) if self._esn else _HEADER(spi, low)
+        return self._open(self._salt + iv, sealed, associated)
 
 
-class CbcInboundSa:
+class CbcInboundSa(_Receiving):
     """Authenticates and decrypts with an HMAC and AES-CBC, each packet once."""
 
-    __slots__ = ("_cipher", "_esn", "octets", "packets", "window")
+    __slots__ = ("_cipher",)
 
     def __init__(self, child: ChildSa) -> None:
-        self.packets = self.octets = 0  # of raw packets that were delivered
-        self.window = ReplayWindow()
+        super().__init__(child)
         self._cipher = CbcHmac(child.suite, child.key_in)
-        self._esn = child.esn
 
-    def decrypt(self, data: bytes) -> tuple[bytes, int, bool]:
-        """Return the payload, its next header, and whether it is the newest packet so far.
-
-        Raises PeerError as AeadInboundSa.decrypt does.
-        """
+    def _decrypt(self, sequence: int, part: Part) -> bytes:
+        data = whole(part)
         end = len(data) - self._cipher.icv_length
         if end < HEADER_LENGTH + 2 * BLOCK or (end - HEADER_LENGTH) % BLOCK:
             raise PeerError(DropReason.ESP_TOO_SHORT, f"{len(data)} octets")
-        sequence = _sequence_of(data, self.window, self._esn)
         body = data[:end]
         authenticated = _authenticated(body, sequence, self._esn)
         if not self._cipher.is_authentic(authenticated, data[end:]):
-            self.window.refused(sequence)
-            raise PeerError(DropReason.ESP_NOT_AUTHENTIC)
-        newest = self.window.commit(sequence)
-        plaintext = self._cipher.decrypt(body[HEADER_LENGTH:])
-        length, next_header = split_trailer(plaintext)
-        return plaintext[:length], next_header, newest
+            raise NotAuthentic
+        return self._cipher.decrypt(body[HEADER_LENGTH:])
 
 
 OutboundSa = AeadOutboundSa | CbcOutboundSa
@@ -192,17 +296,6 @@ def outbound_sa(child: ChildSa) -> OutboundSa:
 def inbound_sa(child: ChildSa) -> InboundSa:
     """Return the direction of a CHILD_SA that we receive on."""
     return AeadInboundSa(child) if child.suite.combined else CbcInboundSa(child)
-
-
-def _sequence_of(data: bytes, window: ReplayWindow, esn: bool) -> int:
-    """Return the sequence number of an ESP packet; raise PeerError for a replay."""
-    sequence = int.from_bytes(data[4:HEADER_LENGTH], "big")
-    if esn:
-        sequence = window.extend(sequence)
-    if not window.check(sequence):
-        window.refused(sequence)
-        raise PeerError(DropReason.ESP_REPLAYED, f"sequence number {sequence}")
-    return sequence
 
 
 def _authenticated(body: bytes, sequence: int, esn: bool) -> bytes:

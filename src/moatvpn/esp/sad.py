@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from moatvpn.counters import Counters
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.loss import LossEstimate, last_estimate
+from moatvpn.esp.path_mtu import PathMtu
+from moatvpn.esp.reassembly import Reassembly
 from moatvpn.esp.sa import inbound_sa, outbound_sa
 from moatvpn.esp.selectors import Matcher
 from moatvpn.esp.ways import Ways
@@ -15,15 +18,18 @@ class Pair:
     """The two SAs of one CHILD_SA, and which raw packets they are for.
 
     serial counts installations on this box. waiting: the outbound SA is to be used as soon as the
-    peer shows that it has the pair. reported: a rekey has been asked for.
+    peer shows that it has the pair. reported: a rekey has been asked for. reassembly is the stream
+    of an SA whose peer aggregates, None for one that has a raw packet in each envelope.
     """
 
     __slots__ = (
-        "arriving", "child", "connection", "inbound", "leaving", "outbound", "reported", "serial",
-        "waiting",
+        "arriving", "child", "connection", "inbound", "leaving", "outbound", "reassembly",
+        "reported", "serial", "waiting",
     )  # fmt: skip
 
-    def __init__(self, child: ChildSa, connection: Connection, serial: int) -> None:
+    def __init__(
+        self, child: ChildSa, connection: Connection, serial: int, counters: Counters
+    ) -> None:
         self.child = child
         self.connection = connection
         self.serial = serial
@@ -31,6 +37,7 @@ class Pair:
         self.outbound = outbound_sa(child)
         self.arriving = Matcher(child.remote_ts, child.local_ts)
         self.leaving = Matcher(child.local_ts, child.remote_ts)
+        self.reassembly = Reassembly(counters) if child.aggfrag else None
         self.waiting = True
         self.reported = False
 
@@ -42,11 +49,16 @@ class Connection(Ways[Pair]):
     the address of ours that they leave from, empty for any. routed are the selectors of the raw
     packets that the connection gets. The counts are of raw packets that removed pairs have carried,
     and loss is of the envelopes that carried them here.
+
+    path measures what the way to the peer carries, None where the peer does not answer probes.
+    answers are the identifiers of its probes that are to be answered. full: envelopes as large as
+    the path carries have left since the path was told. noted_in and noted_out say when IKE is next
+    to be told of traffic.
     """
 
     __slots__ = (
-        "loss", "name", "octets_in", "octets_out", "packets_in", "packets_out", "pairs", "peer",
-        "routed", "source", "udp",
+        "answers", "full", "loss", "name", "noted_in", "noted_out", "octets_in", "octets_out",
+        "packets_in", "packets_out", "pairs", "path", "peer", "routed", "source", "udp",
     )  # fmt: skip
 
     def __init__(self, name: str, peer: Endpoint, udp: bool) -> None:
@@ -56,6 +68,10 @@ class Connection(Ways[Pair]):
         self.routed: tuple[TrafficSelector, ...] = ()
         self.udp = udp
         self.source = ""
+        self.path: PathMtu | None = None
+        self.answers: list[int] = []
+        self.full = False
+        self.noted_in = self.noted_out = 0.0
         self.pairs: dict[int, Pair] = {}
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
         self.loss = LossEstimate()
@@ -66,6 +82,6 @@ class Connection(Ways[Pair]):
         del self.pairs[pair.child.spi_in]
         self.packets_in += pair.inbound.packets
         self.octets_in += pair.inbound.octets
-        self.packets_out += pair.outbound.sequence
+        self.packets_out += pair.outbound.packets
         self.octets_out += pair.outbound.octets
         self.loss = self.loss.plus(last_estimate(pair.inbound.window))

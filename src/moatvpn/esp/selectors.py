@@ -11,6 +11,7 @@ from moatvpn.wire.selectors import ANY_PROTOCOL, LAST_PORT, TrafficSelector
 _ALL_PORTS = (0, LAST_PORT)
 Ranges = dict[int, tuple[tuple[int, int], ...]]
 Side = tuple[TrafficSelector, ...]
+Packet = bytes | memoryview
 
 
 def _selects_all_of_its_addresses(selector: TrafficSelector) -> bool:
@@ -47,17 +48,19 @@ class Matcher:
     """Checks raw packets against the negotiated selectors of the two sides of an SA.
 
     whence selects sources and source ports, to selects destinations and destination ports.
+    by_address: addresses say all, as of nearly every SA, and a packet need not be read any further.
     """
 
-    __slots__ = ("_by_address", "_from_ranges", "_to", "_to_ranges", "_whence")
+    __slots__ = ("_from_ranges", "_to", "_to_ranges", "_whence", "by_address")
 
     def __init__(self, whence: Sequence[TrafficSelector], to: Sequence[TrafficSelector]) -> None:
         self._whence, self._to = tuple(whence), tuple(to)
         self._from_ranges, self._to_ranges = _ranges(self._whence), _ranges(self._to)
-        # Nearly every SA: addresses say all, and the packet need not be read any further.
-        self._by_address = all(_selects_all_of_its_addresses(ts) for ts in (*whence, *to))
+        self.by_address = all(_selects_all_of_its_addresses(ts) for ts in (*whence, *to))
 
-    def matches(self, packet: bytes, version: int, source: int, destination: int) -> bool:
+    def matches(
+        self, packet: bytes | memoryview, version: int, source: int, destination: int
+    ) -> bool:
         """Return whether packet goes from the one side to the other.
 
         packet is a whole IP packet; the rest is what wire.ip.read_header said of it.
@@ -72,9 +75,11 @@ class Matcher:
                 break
         else:
             return False
-        return self._by_address or self._matches_ports(packet, version, source, destination)
+        return self.by_address or self._matches_ports(packet, version, source, destination)
 
-    def _matches_ports(self, packet: bytes, version: int, source: int, destination: int) -> bool:
+    def _matches_ports(
+        self, packet: bytes | memoryview, version: int, source: int, destination: int
+    ) -> bool:
         protocol, from_port, to_port = protocol_and_ports(packet)
         return any(
             _selects(ts, version, source, protocol, from_port) for ts in self._whence

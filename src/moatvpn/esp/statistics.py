@@ -45,7 +45,7 @@ def statistics_of(connection: Connection) -> EspStatistics:
         loss = loss.plus(estimate(pair.inbound.window))
     return EspStatistics(
         packets_in=connection.packets_in + sum(pair.inbound.packets for pair in pairs),
-        packets_out=connection.packets_out + sum(pair.outbound.sequence for pair in pairs),
+        packets_out=connection.packets_out + sum(pair.outbound.packets for pair in pairs),
         octets_in=connection.octets_in + sum(pair.inbound.octets for pair in pairs),
         octets_out=connection.octets_out + sum(pair.outbound.octets for pair in pairs),
         spi_in=child.spi_in if child is not None else None,

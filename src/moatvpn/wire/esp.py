@@ -10,6 +10,7 @@ Lengths are in octets.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from moatvpn.counters import DropReason
 from moatvpn.errors import PeerError
@@ -22,6 +23,9 @@ ALIGNMENT = 4  # of payload and trailer together (2.4)
 CIPHERTEXT_AT = HEADER_LENGTH + IV_LENGTH
 # The shortest packet holds a trailer padded to the alignment, and no payload.
 MIN_LENGTH = CIPHERTEXT_AT + ALIGNMENT + ICV_LENGTH
+
+# An ESP packet cut up: SPI, low half of the sequence number, the next IV_LENGTH octets, the rest.
+Part = tuple[int, int, bytes, bytes]
 
 LAST_SEQUENCE = (1 << 32) - 1  # without extended sequence numbers
 
@@ -71,3 +75,29 @@ def split_trailer(plaintext: bytes) -> tuple[int, int]:
     if end < 0 or plaintext[end:-TRAILER_LENGTH] != _PADDING[:padding]:
         raise PeerError(DropReason.ESP_BAD_PADDING, f"pad length {padding}")
     return end, plaintext[-1]
+
+
+@lru_cache(maxsize=256)
+def _part(size: int) -> struct.Struct:
+    return struct.Struct(f"!II{IV_LENGTH}s{size - CIPHERTEXT_AT}s")
+
+
+def parts_of(data: memoryview, size: int) -> list[Part]:
+    """Cut up the ESP packets that lie back to back in data, of size octets each but the last.
+
+    Raises PeerError (ESP_TOO_SHORT) where size is less than MIN_LENGTH. A last one that is shorter
+    than that is left out.
+    """
+    if size < MIN_LENGTH or len(data) < MIN_LENGTH:
+        raise PeerError(DropReason.ESP_TOO_SHORT, f"{min(size, len(data))} octets")
+    end = len(data) // size * size
+    parts: list[Part] = list(_part(size).iter_unpack(data[:end]))
+    if len(data) - end >= MIN_LENGTH:
+        parts.append(_part(len(data) - end).unpack(data[end:]))
+    return parts
+
+
+def whole(part: Part) -> bytes:
+    """Return the ESP packet that was cut up into part."""
+    spi, low, iv, rest = part
+    return struct.pack("!II", spi, low) + iv + rest

@@ -29,13 +29,15 @@ ECN_MASK = 0x03
 NOT_ECT, ECT_1, ECT_0, CE = 0, 1, 2, 3
 
 
-def read_header(packet: bytes) -> tuple[int, int, int, int]:
+def read_header(packet: bytes | memoryview, size: int | None = None) -> tuple[int, int, int, int]:
     """Return version, length in octets as the header states it, source and destination.
 
-    Addresses are integers. Octets may follow the stated length. Raises PeerError
-    (ESP_INNER_MALFORMED) where packet does not begin with a whole IP packet.
+    size is how many octets there are, where packet is but the beginning of them. Addresses are
+    integers. Octets may follow the stated length. Raises PeerError (ESP_INNER_MALFORMED) where
+    they do not begin with a whole IP packet.
     """
-    size = len(packet)
+    if size is None:
+        size = len(packet)
     version = packet[0] >> 4 if size else 0
     if version == 4 and size >= _IPV4_HEADER:
         first, length, source, destination = _read_ipv4(packet)
@@ -49,7 +51,7 @@ def read_header(packet: bytes) -> tuple[int, int, int, int]:
     raise PeerError(DropReason.ESP_INNER_MALFORMED, f"{size} octets of version {version}")
 
 
-def protocol_and_ports(packet: bytes) -> tuple[int, int | None, int | None]:
+def protocol_and_ports(packet: bytes | memoryview) -> tuple[int, int | None, int | None]:
     """Return the upper protocol, source port and destination port.
 
     Ports are None where the protocol has none or a fragment does not carry them.
@@ -65,7 +67,7 @@ def protocol_and_ports(packet: bytes) -> tuple[int, int | None, int | None]:
     return protocol, source, packet[offset + 2] << 8 | packet[offset + 3]
 
 
-def _skip_extensions(packet: bytes) -> tuple[int, int, bool]:
+def _skip_extensions(packet: bytes | memoryview) -> tuple[int, int, bool]:
     """Return upper protocol, its offset, and whether it began in an earlier fragment."""
     protocol, offset = packet[6], _IPV6_HEADER
     while len(packet) >= offset + _EXTENSION_UNIT:

@@ -52,20 +52,22 @@ def check(offload: bytes, packet: Packet) -> None:
     for_kernel(offload, packet)
 
 
-def for_kernel(offload: bytes, packet: Packet) -> bytes:
+def for_kernel(offload: bytes, packet: Packet, length: int | None = None) -> bytes:
     """Return the virtio header to write before a peer's packet, made anew from what is sound.
 
     packet must be one whole IP packet and nothing more: TCP to be cut, or TCP or UDP that lacks
-    its checksum alone; neither a fragment, nor IPv6 with extension headers. hdr_len is ours: it
-    lets the kernel keep the payload in pages. Raises PeerError (ESP_BAD_OFFLOAD) otherwise.
+    its checksum alone; neither a fragment, nor IPv6 with extension headers. length is that of the
+    whole, where packet is but its headers. hdr_len is ours: it lets the kernel keep the payload in
+    pages. Raises PeerError (ESP_BAD_OFFLOAD) otherwise.
     """
     if len(offload) != HEADER_LENGTH:
         raise _bad(f"header of {len(offload)} octets")
     flags, kind, _, size, start, at = _HEADER.unpack(offload)
-    version, protocol, transport = _layout(packet)
+    if length is None:
+        length = len(packet)
+    version, protocol, transport = _layout(packet, length)
     if flags != NEEDS_CSUM or start != transport:
         raise _bad(f"flags {flags:#x}, checksum from {start} in IPv{version} of {transport}")
-    length = len(packet)
     if protocol == _TCP:
         end, right_at = transport + _TCP_HEADER, _TCP_CHECKSUM_AT
         if end <= length:
@@ -103,9 +105,8 @@ def _bad(detail: str) -> PeerError:
     return PeerError(DropReason.ESP_BAD_OFFLOAD, detail)
 
 
-def _layout(packet: Packet) -> tuple[int, int, int]:
+def _layout(packet: Packet, length: int) -> tuple[int, int, int]:
     """Return version, upper protocol and its offset, if packet is one whole IP packet."""
-    length = len(packet)
     version = packet[0] >> 4 if length else 0
     if version == 4 and length >= _IPV4_HEADER:
         transport = (packet[0] & 0x0F) * 4

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from single import SingleProcessor
 from virtual_machine import VirtualMachine
 
 from moatvpn.counters import Counters
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import NAT_PORT, Endpoint
 from moatvpn.wire.selectors import TrafficSelector
@@ -120,7 +120,7 @@ class Ours:
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self.esp = EspProcessor(self.counters)
+        self.esp = SingleProcessor(self.counters)
         self.esp.install(self.child, Endpoint(THEIRS, NAT_PORT), activate_outbound=True)
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import pytest
 from boxes import wait_for
 from kernel_peer import CORP, CORP6, OURS, PC, PC6, THEIRS, KernelPeer, Ours, answer_to, echo
+from single import RawPacket
 
 from moatvpn.counters import DropReason
-from moatvpn.esp.processor import RawPacket
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import NAT_PORT, Endpoint
 
@@ -45,7 +45,7 @@ def ours(request: pytest.FixtureRequest, kernel: KernelPeer, suite: CipherSuite,
 
 def send(kernel: KernelPeer, ours: Ours, packet: bytes) -> bytes:
     """Send a raw packet through the tunnel; return its envelope."""
-    envelope = ours.esp.encapsulate(packet)
+    envelope = ours.esp.envelope(packet)
     assert envelope is not None, ours.counters.snapshot()
     kernel.send(envelope.data, udp=envelope.udp, tos=envelope.tos)
     return envelope.data
@@ -56,7 +56,7 @@ def receive(kernel: KernelPeer, ours: Ours) -> list[RawPacket]:
     arrivals = kernel.arrivals()
     way = NAT_PORT if ours.child.udp else 0
     assert {arrival.source for arrival in arrivals} <= {Endpoint(THEIRS, way)}
-    packets = [ours.esp.decapsulate(a.data, a.source, a.tos) for a in arrivals]
+    packets = [ours.esp.raw_packet(a.data, a.source, a.tos) for a in arrivals]
     assert ours.counters.snapshot() == {}
     assert None not in packets
     return [packet for packet in packets if packet is not None]
@@ -97,11 +97,11 @@ def test_replays_and_forgeries_are_refused_by_both(kernel: KernelPeer, ours: Our
     envelope = send(kernel, ours, echo(PC, CORP, 1, b"once"))
     (arrival,) = wait_for(kernel.arrivals, "the echo reply", 10)
     # Ours.
-    assert ours.esp.decapsulate(arrival.data, arrival.source, arrival.tos) is not None
-    assert ours.esp.decapsulate(arrival.data, arrival.source, arrival.tos) is None
+    assert ours.esp.raw_packet(arrival.data, arrival.source, arrival.tos) is not None
+    assert ours.esp.raw_packet(arrival.data, arrival.source, arrival.tos) is None
     assert ours.counters.snapshot() == {"esp-replayed": 1}
     forged = arrival.data[:7] + b"\7" + arrival.data[8:]
-    assert ours.esp.decapsulate(forged, arrival.source, arrival.tos) is None
+    assert ours.esp.raw_packet(forged, arrival.source, arrival.tos) is None
     assert ours.counters.value(DropReason.ESP_NOT_AUTHENTIC) == 1
     # The kernel's.
     udp = ours.child.udp
@@ -111,7 +111,7 @@ def test_replays_and_forgeries_are_refused_by_both(kernel: KernelPeer, ours: Our
     # What comes after them is answered, and they were not.
     send(kernel, ours, echo(PC, CORP, 2, b"twice"))
     (later,) = wait_for(kernel.arrivals, "the echo reply", 10)
-    raw = ours.esp.decapsulate(later.data, later.source, later.tos)
+    raw = ours.esp.raw_packet(later.data, later.source, later.tos)
     assert raw is not None
     assert raw.data.endswith(b"twice")
     counts = kernel.counts(ours.child.spi_out)
@@ -120,7 +120,7 @@ def test_replays_and_forgeries_are_refused_by_both(kernel: KernelPeer, ours: Our
 
 @pytest.mark.parametrize("suite", TWO, ids=lambda suite: suite.value)
 def test_late_packets_within_the_window_arrive(kernel: KernelPeer, ours: Ours) -> None:
-    late = [ours.esp.encapsulate(echo(PC, CORP, number, b"late")) for number in range(3)]
+    late = [ours.esp.envelope(echo(PC, CORP, number, b"late")) for number in range(3)]
     asked(kernel, ours, echo(PC, CORP, 3, b"early"))
     for envelope in reversed(late):
         assert envelope is not None
@@ -142,7 +142,7 @@ def test_extended_numbers_go_beyond_32_bits(
         kernel.run(f"/bin/ip xfrm state delete src {source} dst {target} proto esp spi {spi:#x}")
         kernel.run(kernel.state(source, target, spi, key, child, place))
     # Nobody but a test may move it.
-    ours.esp._inbound[child.spi_in].outbound._sequence = 0xFFFFFFFD
+    ours.esp._pairs[child.spi_in].outbound._sequence = 0xFFFFFFFD
     for number in range(5):
         reply = asked(kernel, ours, echo(PC, CORP, number, b"on and on"))
         assert reply.endswith(b"on and on")
@@ -156,12 +156,12 @@ def test_congestion_is_told_both_ways(kernel: KernelPeer, ours: Ours) -> None:
     request = bytearray(echo(PC, CORP, 1, b"ect"))
     request[1] = ect
     request[10:12] = (int.from_bytes(request[10:12], "big") - ect).to_bytes(2, "big")
-    envelope = ours.esp.encapsulate(bytes(request))
+    envelope = ours.esp.envelope(bytes(request))
     assert envelope is not None
     assert envelope.tos == ect
     kernel.send(envelope.data, udp=envelope.udp, tos=ce)
     # An echo reply has the TOS octet of its request, the mark included.
     (arrival,) = wait_for(kernel.arrivals, "the echo reply", 10)
-    raw = ours.esp.decapsulate(arrival.data, arrival.source, arrival.tos)
+    raw = ours.esp.raw_packet(arrival.data, arrival.source, arrival.tos)
     assert raw is not None
     assert raw.data[1] & 0b11 == ce

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +14,10 @@ from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.packets import PacketEngine
 from moatvpn.drivers.memory import MemoryAddresses
 from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.esp.burst import Burst
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.processor import Envelope, RawPacket
+from moatvpn.esp.inbound import Arrival, Arrived
+from moatvpn.esp.outbound import Raw
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import (
@@ -83,18 +85,31 @@ class FakeEsp:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.worn: list[str] = []
+        self.names: list[str] = []
         self.moved = False
+        self.timer: float | None = None
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *arguments, **more: self.calls.append((name, *arguments, *more.values()))
 
-    def encapsulate(self, packet: bytes) -> Envelope | None:
-        if packet == b"drop":
-            return None
-        return Envelope(b"<" + packet + b">", PEER, False, 0, packet.decode())
+    def encapsulate(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
+        for packet, _ in packets:
+            yield Burst(packet, len(packet), PEER, False, 0, "", False)
+            self.names.append(bytes(packet).decode())
 
-    def decapsulate(self, data: bytes, source: Endpoint, tos: int) -> RawPacket | None:
-        return None if data == b"drop" else RawPacket(data, data.decode(), 7, self.moved)
+    def told(self) -> list[str]:
+        names, self.names = self.names, []
+        return names
+
+    def decapsulate(self, arrivals: Sequence[Arrival], now: float) -> Iterator[Arrived]:
+        for data, _, source, _ in arrivals:
+            packet = bytes(data)
+            yield Arrived(
+                packet.decode(), [([packet], b"")], 7, source, self.moved, told=self.moved
+            )
+
+    def get_timer(self) -> float | None:
+        return self.timer
 
     def rekeys_wanted(self) -> list[str]:
         worn, self.worn = self.worn, []
@@ -196,40 +211,42 @@ def test_events_are_applied_before_the_messages_go_out(made: Fixture) -> None:
     assert made.engine.datagrams_to_send() == []
 
 
-def test_traffic_out_is_told_twice_a_second(made: Fixture) -> None:
-    for step in range(20):
-        envelope = made.engine.from_tun(b"c1", 100.0 + step / 10)
-        assert envelope is not None
-        assert envelope.data == b"<c1>"
-    made.engine.from_tun(b"c2", 100.0)
-    assert made.engine.from_tun(b"drop", 110.0) is None
-    c1 = [call[2] for call in made.ike.calls if call[:2] == ("note_outbound", "c1")]
-    assert c1 == [100.0, 100.5, 101.0, 101.5]
-    assert ("note_outbound", "c2", 100.0) in made.ike.calls
-    assert len(made.ike.calls) == 5
-
-
-def test_traffic_in_is_told_twice_a_second(made: Fixture) -> None:
-    for step in range(10):
-        assert made.engine.from_esp(b"c1", PEER, 0, 100.0 + step / 10) == b"c1"
-    assert made.engine.from_esp(b"drop", PEER, 0, 110.0) is None
-    assert made.ike.calls == [("note_inbound", "c1", 100.0), ("note_inbound", "c1", 100.5)]
+def test_ike_is_told_of_the_traffic_that_the_data_plane_tells_of(made: Fixture) -> None:
+    packets = [(memoryview(b"c1"), b""), (memoryview(b"c2"), b"")]
+    bursts = list(made.engine.from_tun(packets, 100.0))
+    assert [bytes(burst.data) for burst in bursts] == [b"c1", b"c2"]
+    assert made.ike.calls == [("note_outbound", "c1", 100.0), ("note_outbound", "c2", 100.0)]
 
 
 def test_ike_decides_about_a_move_that_esp_saw(made: Fixture) -> None:
     elsewhere = Endpoint("203.0.113.9", 0)
+    arrival = (memoryview(b"c1"), 2, elsewhere, 0)
+    assert list(made.engine.from_esp([arrival], 99.0)) == [[([b"c1"], b"")]]
+    assert made.ike.calls == []
     made.esp.moved = True
-    made.engine.from_esp(b"c1", elsewhere, 0, 100.0)
-    assert ("peer_moved", "c1", elsewhere, 100.0) in made.ike.calls
+    list(made.engine.from_esp([arrival], 100.0))
+    assert made.ike.calls == [
+        ("peer_moved", "c1", elsewhere, 100.0), ("note_inbound", "c1", 100.0),
+    ]  # fmt: skip
     assert made.esp.calls == []
+
+
+@pytest.mark.parametrize(
+    ("ike", "esp", "first"), [(None, None, None), (5.0, None, 5.0), (None, 6.0, 6.0), (7, 6, 6)]
+)
+def test_the_timer_is_the_earlier_of_both(
+    made: Fixture, ike: float | None, esp: float | None, first: float | None
+) -> None:
+    made.ike.timer, made.esp.timer = ike, esp
+    assert made.engine.get_timer() == first
 
 
 def test_worn_sas_are_rekeyed_and_a_refusal_is_logged(made: Fixture) -> None:
     made.esp.worn = ["c1"]
-    made.engine.from_tun(b"c1", 100.0)
+    list(made.engine.from_tun([(memoryview(b"c1"), b"")], 100.0))
     assert ("rekey", "c1", "child", 100.0) in made.ike.calls
     made.esp.worn, made.ike.refuses_rekey = ["c1"], True
-    made.engine.from_tun(b"c1", 101.0)
+    list(made.engine.from_tun([(memoryview(b"c1"), b"")], 101.0))
     assert made.log.lines[-1][0] == "warning"
     assert made.log.lines[-1][2] == "c1"
 

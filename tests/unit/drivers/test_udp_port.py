@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from bursts import burst, each
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.udp import UdpPort, local_address_towards
@@ -57,11 +58,11 @@ def test_framed_port_tells_esp_ike_and_keepalives_apart(
         peer.sendto(data, ("127.0.0.1", framed.port))
     local = Endpoint("127.0.0.1", framed.port)
     arrivals, messages = framed.receive()
-    assert arrivals == [(data, at(peer), 0) for data in esp]
+    assert each(arrivals) == [(data, at(peer), 0) for data in esp]
     assert messages == [Datagram(ABOUT_AN_SA, local, at(peer))]
     # What belongs to no SA, and what is too short for any, waits apart.
     arrivals, messages = framed.strangers.receive()
-    assert arrivals == [(b"\xff\xff", at(peer), 0)]
+    assert each(arrivals) == [(b"\xff\xff", at(peer), 0)]
     assert messages == [Datagram(data, local, at(peer)) for data in (FIRST, b"")]
     assert counters.value(DropReason.ESP_TOO_SHORT) == 1  # b""
 
@@ -101,8 +102,10 @@ def test_framed_port_sends_ike_with_the_marker(framed: UdpPort, peer: socket.soc
 @pytest.mark.parametrize("tos", [0, 3, 0xB8])
 def test_esp_carries_the_tos_octet_both_ways(framed: UdpPort, counters: Counters, tos: int) -> None:
     with closing(UdpPort(0, counters, framed=True)) as other:
-        assert framed.send_esp(b"\1\2\3\4esp", Endpoint("127.0.0.1", other.port), tos)
-        ((data, source, seen),) = other.receive()[0]
+        assert framed.send_burst(
+            burst(b"\1\2\3\4esp", to=Endpoint("127.0.0.1", other.port), tos=tos)
+        )
+        ((data, source, seen),) = each(other.receive()[0])
     assert (data, seen) == (b"\1\2\3\4esp", tos)
     assert source == Endpoint("127.0.0.1", framed.port)
 
@@ -111,24 +114,26 @@ def test_esp_carries_the_tos_octet_both_ways(framed: UdpPort, counters: Counters
 def test_esp_leaves_from_the_address_that_is_named(framed: UdpPort, counters: Counters, tos: int):
     with closing(UdpPort(0, counters, framed=True)) as other:
         target = Endpoint("127.0.0.1", other.port)
-        assert framed.send_esp(b"\1\2\3\4esp", target, tos, "127.0.0.77")
-        ((_, source, seen),) = other.receive()[0]
+        assert framed.send_burst(burst(b"\1\2\3\4esp", to=target, tos=tos, source="127.0.0.77"))
+        ((_, source, seen),) = each(other.receive()[0])
         assert (source, seen) == (Endpoint("127.0.0.77", framed.port), tos)
-        assert not framed.send_esp(b"\1\2\3\4esp", target, tos, "192.0.2.250")  # not ours
+        assert not framed.send_burst(
+            burst(b"\1\2\3\4esp", to=target, tos=tos, source="192.0.2.250")
+        )  # not ours
 
 
 def test_a_batch_is_bounded_and_the_rest_waits(framed: UdpPort, peer: socket.socket) -> None:
     for number in range(10):
         peer.sendto(bytes([1, 0, 0, number]), ("127.0.0.1", framed.port))
-    assert [data[3] for data, _, _ in framed.receive(4)[0]] == [0, 1, 2, 3]
-    assert [data[3] for data, _, _ in framed.receive(64)[0]] == [4, 5, 6, 7, 8, 9]
+    assert [data[3] for data, _, _ in each(framed.receive(4)[0])] == [0, 1, 2, 3]
+    assert [data[3] for data, _, _ in each(framed.receive(64)[0])] == [4, 5, 6, 7, 8, 9]
     assert framed.receive() == ([], [])
 
 
 def test_what_cannot_be_sent_is_counted(framed: UdpPort, counters: Counters) -> None:
     nowhere = Endpoint("255.255.255.255", 9)  # broadcast, which the socket has no leave for
-    assert not framed.send_esp(b"\1\2\3\4", nowhere, 0)
-    assert not framed.send_esp(b"\1\2\3\4", nowhere, 2)
+    assert not framed.send_burst(burst(b"\1\2\3\4", to=nowhere, tos=0))
+    assert not framed.send_burst(burst(b"\1\2\3\4", to=nowhere, tos=2))
     not_ours = Endpoint("192.0.2.250", framed.port)
     assert not framed.send_ike(Datagram(b"ike", not_ours, Endpoint("127.0.0.1", 9)))
     assert counters.value(DropReason.OUT_SEND_FAILED) == 3

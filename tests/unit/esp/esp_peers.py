@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from single import Envelope, RawPacket, SingleProcessor
+
 from moatvpn.counters import Counters
 from moatvpn.crypto.aead import new_aead
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.processor import Envelope, EspProcessor, RawPacket
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.esp import HEADER_LENGTH, extended_associated_data, start
@@ -65,7 +66,7 @@ class Peer:
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self.esp = EspProcessor(self.counters)
+        self.esp = SingleProcessor(self.counters)
 
     @property
     def drops(self) -> dict[str, int]:
@@ -73,14 +74,14 @@ class Peer:
 
     def send(self, packet: bytes) -> Envelope:
         """Return the envelope of a packet that must not be dropped."""
-        envelope = self.esp.encapsulate(packet)
+        envelope = self.esp.envelope(packet)
         assert envelope is not None, self.drops
         return envelope
 
     def receive(
         self, data: bytes, source: Endpoint | None = None, tos: int = 0
     ) -> RawPacket | None:
-        return self.esp.decapsulate(data, source or self.other, tos)
+        return self.esp.raw_packet(data, source or self.other, tos)
 
 
 @dataclass(frozen=True)

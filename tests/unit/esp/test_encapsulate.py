@@ -21,10 +21,10 @@ from esp_peers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from single import SingleProcessor
 
 from moatvpn.counters import Counters
 from moatvpn.esp import sa as sa_module
-from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.selectors import TrafficSelector
 
@@ -33,7 +33,7 @@ from moatvpn.wire.selectors import TrafficSelector
 def test_an_envelope(udp):
     moat, _ = pair(Ends(udp=udp))
     envelope = moat.send(ipv4(b"hello"))
-    assert (envelope.peer, envelope.udp, envelope.connection) == (PORTAL, udp, "portal1")
+    assert (envelope.peer, envelope.udp, envelope.whole) == (PORTAL, udp, False)
     assert envelope.data[:8].hex(" ", 4) == "00002001 00000001"
     # SPI, number and IV; 25 octets of packet, 1 of padding, 2 of trailer; ICV.
     assert len(envelope.data) == 16 + 28 + 16
@@ -69,21 +69,21 @@ def test_the_ttl_is_left_to_the_kernel(make):
 )
 def test_what_is_no_ip_packet(packet):
     moat, _ = pair()
-    assert moat.esp.encapsulate(packet) is None
+    assert moat.esp.envelope(packet) is None
     assert moat.drops == {"out-malformed": 1}
 
 
 def test_a_destination_without_policy():
     moat = Peer("portal1", PORTAL)
-    assert moat.esp.encapsulate(ipv4()) is None
+    assert moat.esp.envelope(ipv4()) is None
     _, portal = pair()
-    assert portal.esp.encapsulate(ipv4(source=CORP, target=STRANGER)) is None
+    assert portal.esp.envelope(ipv4(source=CORP, target=STRANGER)) is None
     assert moat.drops == portal.drops == {"out-no-policy": 1}
 
 
 def test_a_source_outside_the_selectors():
     moat, _ = pair()
-    assert moat.esp.encapsulate(ipv4(source=STRANGER)) is None
+    assert moat.esp.envelope(ipv4(source=STRANGER)) is None
     assert moat.drops == {"out-no-policy": 1}
 
 
@@ -92,8 +92,8 @@ def test_protocols_and_ports_outside_the_selectors():
     _, portal = pair(Ends(home=(dns,)))
     to = {"source": CORP, "target": PC}
     portal.send(ipv4(bytes.fromhex("c001003500080000"), **to))
-    assert portal.esp.encapsulate(ipv4(bytes.fromhex("c001003600080000"), **to)) is None
-    assert portal.esp.encapsulate(ipv4(bytes.fromhex("c001003500080000"), protocol=6, **to)) is None
+    assert portal.esp.envelope(ipv4(bytes.fromhex("c001003600080000"), **to)) is None
+    assert portal.esp.envelope(ipv4(bytes.fromhex("c001003500080000"), protocol=6, **to)) is None
     assert portal.drops == {"out-no-policy": 2}
 
 
@@ -101,7 +101,7 @@ def test_without_an_sa_nothing_leaves():
     moat, _ = pair()
     moat.esp.remove(0x1001)
     moat.esp.remove(0x1001)
-    assert moat.esp.encapsulate(ipv4()) is None
+    assert moat.esp.envelope(ipv4()) is None
     assert moat.drops == {"out-no-sa": 1}
     assert moat.esp.statistics("portal1").spi_out is None
 
@@ -109,7 +109,7 @@ def test_without_an_sa_nothing_leaves():
 def test_before_its_first_sa_is_activated_a_connection_has_a_policy_and_sends_nothing():
     portal = Peer("c0001", MOAT)
     portal.esp.install(Ends().portal, MOAT, activate_outbound=False)
-    assert portal.esp.encapsulate(ipv4(source=CORP, target=PC)) is None
+    assert portal.esp.envelope(ipv4(source=CORP, target=PC)) is None
     assert portal.drops == {"out-no-sa": 1}
 
 
@@ -121,7 +121,7 @@ def test_a_removed_connection_has_no_policy_and_leaves_others_alone():
     portal.esp.install(other, Endpoint("203.0.113.9", 4500), activate_outbound=True)
     portal.esp.remove_connection("c0001")
     portal.esp.remove_connection("c0001")
-    assert portal.esp.encapsulate(ipv4(source=CORP, target=PC)) is None
+    assert portal.esp.envelope(ipv4(source=CORP, target=PC)) is None
     assert portal.drops == {"out-no-policy": 1}
     assert not portal.esp.has_inbound(0x2001)
     assert portal.esp.has_inbound(0x2002)
@@ -138,18 +138,18 @@ def test_the_peer_of_each_connection_is_its_own():
 
 @pytest.mark.parametrize("several", [True, False])
 def test_envelopes_leave_from_where_the_peer_speaks_to_if_there_are_several_addresses(several):
-    esp = EspProcessor(Counters(), several_addresses=several)
+    esp = SingleProcessor(Counters(), several_addresses=several)
     for before in ("198.51.100.2", "203.0.113.2"):
         esp.set_local("c0001", before)
     esp.install(Ends().portal, MOAT, activate_outbound=True)
     for host in ("203.0.113.2", "198.51.100.2"):
         esp.set_local("c0001", host)
-        envelope = esp.encapsulate(ipv4(source=CORP, target=PC))
+        envelope = esp.envelope(ipv4(source=CORP, target=PC))
         assert envelope is not None
         assert envelope.source == (host if several else "")
     esp.remove_connection("c0001")
     esp.install(Ends().portal, MOAT, activate_outbound=True)
-    envelope = esp.encapsulate(ipv4(source=CORP, target=PC))
+    envelope = esp.envelope(ipv4(source=CORP, target=PC))
     assert envelope is not None
     assert envelope.source == ""
 
@@ -173,7 +173,7 @@ def test_a_worn_sa_asks_once_for_a_rekey_and_ends_without_a_repeat(monkeypatch, 
         moat.send(ipv4())
         asked.append(moat.esp.rekeys_wanted())
     assert asked == [[]] * 5 + [["portal1"]] + [[]] * 2
-    assert moat.esp.encapsulate(ipv4()) is None
+    assert moat.esp.envelope(ipv4()) is None
     assert moat.drops == {"out-sa-exhausted": 1}
     moat.esp.install(Ends(number=2, esn=esn).moat, PORTAL, activate_outbound=True)
     assert moat.send(ipv4()).data[:8].hex(" ", 4) == "00002002 00000001"
@@ -193,7 +193,7 @@ def test_hostile_bytes_are_sent_whole_or_counted(data, first):
     if first is not None:
         data = bytes((first,)) + data[1:]
     moat, portal = pair(Ends(home=ALL))
-    envelope = moat.esp.encapsulate(data)
+    envelope = moat.esp.envelope(data)
     if envelope is None:
         assert sum(moat.drops.values()) == 1
     else:

@@ -55,10 +55,10 @@ def test_a_line_that_goes_takes_no_other_with_it_and_its_packets_go_nowhere():
     moat, _ = two_lines()
     moat.esp.remove(0x1002)
     assert spi_of(moat.send(ipv4(target=CORP))) == 0x2001
-    assert moat.esp.encapsulate(ipv4(target=OTHER)) is None
+    assert moat.esp.envelope(ipv4(target=OTHER)) is None
     assert moat.drops == {DropReason.OUT_NO_POLICY.value: 1}
     moat.esp.remove(0x1001)
-    assert moat.esp.encapsulate(ipv4(target=CORP)) is None
+    assert moat.esp.envelope(ipv4(target=CORP)) is None
     assert moat.drops[DropReason.OUT_NO_SA.value] == 1
 
 

@@ -95,7 +95,7 @@ def test_the_first_sa_of_a_waiting_side_is_used_from_its_first_packet_on():
     portal.esp.remove(0x2001)
     portal.esp.install(NEW.portal, MOAT, activate_outbound=False)
     moat.esp.install(NEW.moat, PORTAL, activate_outbound=True)
-    assert portal.esp.encapsulate(to_pc()) is None
+    assert portal.esp.envelope(to_pc()) is None
     assert portal.receive(moat.send(ipv4()).data) is not None
     assert spi_of(portal.send(to_pc())) == 0x1002
 
@@ -130,7 +130,7 @@ def test_if_the_newest_goes_again_one_that_waits_can_still_take_over():
     portal.esp.install(NEWER.portal, MOAT, activate_outbound=True)
     assert portal.receive(forge(NEW.portal, 1, padded(ipv4(), 4))) is not None
     portal.esp.remove(0x2003)
-    assert portal.esp.encapsulate(to_pc()) is None
+    assert portal.esp.envelope(to_pc()) is None
     assert portal.drops == {"out-no-sa": 1}
     assert portal.receive(forge(NEW.portal, 2, padded(ipv4(), 4))) is not None
     assert spi_of(portal.send(to_pc())) == 0x1002
@@ -166,7 +166,7 @@ def test_the_policy_follows_the_selectors_of_the_sa_in_use():
     outside = ipv4(source=CORP, target="10.201.1.200")
     assert portal.send(outside) is not None
     portal.esp.activate(0x2002)
-    assert portal.esp.encapsulate(outside) is None
+    assert portal.esp.envelope(outside) is None
     assert portal.drops == {"out-no-policy": 1}
 
 

@@ -1,0 +1,289 @@
+"""The way out: raw packets of one reading of the TUN device, into bursts of envelopes.
+
+Packets of one SA and one TOS octet travel together: the envelopes' outer header takes the inner
+DSCP and ECN (RFC 4301, 5.1.2.1; RFC 6040, 4.1). Where the peer aggregates (RFC 9347), their octets
+are one stream, cut at the size that the path carries, and nothing waits for the next reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from moatvpn.counters import Counters, DropReason
+from moatvpn.errors import PeerError
+from moatvpn.esp.burst import Burst
+from moatvpn.esp.ring import Ring, most_envelopes
+from moatvpn.esp.sad import Connection, Pair
+from moatvpn.esp.spd import Spd
+from moatvpn.wire import aggfrag, offload
+from moatvpn.wire.esp import TRAILER_LENGTH, trailer
+from moatvpn.wire.ip import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, read_header
+
+# A raw packet, and its virtio header where it is not whole by itself (drivers.interfaces.Tun).
+Raw = tuple[memoryview, bytes]
+
+_OUTER_IPV4, _OUTER_UDP = 20, 8
+UNMEASURED = 1280  # octets of an outer packet to peers that answer no probes: nearly all paths' MTU
+_UNPADDED = bytes((0, aggfrag.NEXT_HEADER_AGGFRAG))  # the trailer of a payload that fits exactly
+_MOST_FLOWS = 4096
+_NOTE_EVERY = 0.5  # seconds
+
+
+class Outbound:
+    """Finds the SA of each raw packet, and seals what belongs to one SA in one go.
+
+    connections is shared with esp.processor, by name.
+    """
+
+    def __init__(self, connections: dict[str, Connection], spd: Spd, counters: Counters) -> None:
+        self._connections = connections
+        self._spd = spd
+        self._counters = counters
+        self._ring = Ring()
+        # The SA of packets between two addresses; for SAs only that ask for no more than those.
+        self._flows: dict[bytes, Pair] = {}
+        self.worn: list[Pair] = []
+        self.noted: list[str] = []
+
+    def forget_flows(self) -> None:
+        """Look every packet's SA up anew: SAs or policies have changed."""
+        self._flows.clear()
+
+    def encapsulate(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
+        """Yield the envelopes of packets, each burst to be sent before the next is asked for.
+
+        What is dropped is counted.
+        """
+        groups: dict[tuple[Pair, int], list[Raw]] = {}
+        for raw in packets:
+            packet = raw[0]
+            found = self._pair_of(packet)
+            if isinstance(found, DropReason):
+                self._counters.drop(found)
+                continue
+            # Of IPv6, the octet lies across two.
+            first = packet[0]
+            tos = packet[1] if first >> 4 == 4 else (first & 0x0F) << 4 | packet[1] >> 4
+            group = groups.get((found, tos))
+            if group is None:
+                groups[found, tos] = [raw]
+            else:
+                group.append(raw)
+        for (pair, tos), raws in groups.items():
+            yield from self._send(pair, tos, raws)
+            self._note(pair, now)
+
+    def _note(self, pair: Pair, now: float) -> None:
+        if pair.outbound.worn and not pair.reported:
+            pair.reported = True
+            self.worn.append(pair)
+        connection = pair.connection
+        if now >= connection.noted_out:
+            connection.noted_out = now + _NOTE_EVERY
+            self.noted.append(connection.name)
+
+    # Policy
+
+    def _pair_of(self, packet: memoryview) -> Pair | DropReason:
+        size = len(packet)
+        if size >= 20 and packet[0] == 0x45:
+            if packet[2] << 8 | packet[3] != size:
+                return DropReason.OUT_MALFORMED
+            key = bytes(packet[12:20])
+        elif size >= 40 and packet[0] >> 4 == 6:
+            if (packet[4] << 8 | packet[5]) + 40 != size:
+                return DropReason.OUT_MALFORMED
+            key = bytes(packet[8:40])
+        else:
+            key = b""
+        pair = self._flows.get(key)
+        return self._look_up(packet, key) if pair is None else pair
+
+    def _look_up(self, packet: memoryview, key: bytes) -> Pair | DropReason:
+        try:
+            version, length, source, destination = read_header(packet)
+        except PeerError:
+            return DropReason.OUT_MALFORMED
+        if length != len(packet):
+            return DropReason.OUT_MALFORMED
+        name = self._spd.find(version, destination)
+        if name is None:
+            return DropReason.OUT_NO_POLICY
+        ways = self._connections[name].ways
+        for pair in ways:
+            if pair.leaving.matches(packet, version, source, destination):
+                break
+        else:
+            return DropReason.OUT_NO_POLICY if ways else DropReason.OUT_NO_SA
+        if key and all(way.leaving.by_address for way in ways):
+            if len(self._flows) >= _MOST_FLOWS:
+                self._flows.clear()
+            self._flows[key] = pair
+        return pair
+
+    # Envelopes
+
+    def _send(self, pair: Pair, tos: int, raws: list[Raw]) -> Iterator[Burst]:
+        outbound, connection, child = pair.outbound, pair.connection, pair.child
+        if child.private_blocks:
+            pieces, blocks = self._super_blocks(raws)
+            if len(blocks) > 1 and max(blocks) > aggfrag.MOST_OFFSET:
+                # What is left of it after another block's end could be more than an offset says.
+                for raw in raws:
+                    yield from self._send(pair, tos, [raw])
+                return
+        else:
+            pieces = [each for raw in raws for each in self._whole(raw)]
+            blocks = [len(piece) for piece in pieces]
+        if not pieces:
+            return
+        outbound.packets += len(raws)
+        outbound.octets += sum(len(packet) for packet, _ in raws)
+        if not child.aggfrag or child.unsplit:
+            yield from self._send_each(pair, tos, pieces)
+            return
+        plaintexts = self._payloads(pair, pieces, blocks)
+        if len(plaintexts) > 1:
+            connection.full = True
+        yield from self._sealed(pair, tos, plaintexts, whole=connection.path is not None)
+
+    def _super_blocks(self, raws: Sequence[Raw]) -> tuple[list[bytes | memoryview], list[int]]:
+        """Return the octets of raws as blocks, in pieces, and how long each block is."""
+        pieces: list[bytes | memoryview] = []
+        blocks = []
+        for raw in raws:
+            packet, virtio = raw
+            if not virtio:
+                pieces.append(packet)
+                blocks.append(len(packet))
+            elif _is_sound(virtio, packet):
+                pieces += aggfrag.super_header(virtio, len(packet)), packet
+                blocks.append(len(packet) + aggfrag.SUPER_HEADER_LENGTH)
+            else:  # what the peer would refuse goes as the packets that it stands for
+                whole = self._whole(raw)
+                pieces += whole
+                blocks += map(len, whole)
+        return pieces, blocks
+
+    def _whole(self, raw: Raw) -> Sequence[bytes | memoryview]:
+        """Return the packets that raw stands for, their checksums filled in."""
+        packet, virtio = raw
+        if not virtio:
+            return (packet,)
+        try:
+            return offload.segments(virtio, packet)
+        except PeerError:
+            self._counters.drop(DropReason.OUT_MALFORMED)
+            return ()
+
+    def _sealed(
+        self, pair: Pair, tos: int, plaintexts: Sequence[bytes], *, whole: bool
+    ) -> Iterator[Burst]:
+        """Yield the envelopes of plaintexts, of one length but for the last, perhaps."""
+        connection, outbound = pair.connection, pair.outbound
+        size = len(plaintexts[0]) + outbound.overhead
+        most = most_envelopes(size)
+        for at in range(0, len(plaintexts), most):
+            data = outbound.seal(plaintexts[at : at + most], self._ring)
+            if data is None:
+                self._counters.drop(DropReason.OUT_SA_EXHAUSTED)
+                return
+            peer, udp, source = connection.peer, connection.udp, connection.source
+            yield Burst(data, min(size, len(data)), peer, udp, tos, source, whole)
+
+    def _send_each(
+        self, pair: Pair, tos: int, packets: Sequence[bytes | memoryview]
+    ) -> Iterator[Burst]:
+        """Yield one envelope for each packet, which the network may fragment."""
+        for packet in packets:
+            next_header = NEXT_HEADER_IPV4 if packet[0] >> 4 == 4 else NEXT_HEADER_IPV6
+            if pair.child.aggfrag:
+                packet = aggfrag.header(0) + packet
+                next_header = aggfrag.NEXT_HEADER_AGGFRAG
+            end = trailer(len(packet), next_header, pair.outbound.alignment)
+            yield from self._sealed(pair, tos, [b"".join((packet, end))], whole=False)
+
+    def _payloads(
+        self, pair: Pair, pieces: Sequence[bytes | memoryview], blocks: Sequence[int]
+    ) -> list[bytes]:
+        """Return the plaintexts of one stream: pieces, which are blocks of those lengths."""
+        total = sum(blocks)
+        room = room_of(pair)
+        head, alignment = aggfrag.header, pair.outbound.alignment
+        length = aggfrag.HEADER_LENGTH + total
+        if total <= room:
+            last = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, alignment)
+            return [b"".join((head(0), *pieces, last))]
+        stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        starts = range(0, total, room)
+        if len(blocks) == 1:
+            offsets = [total - at for at in starts]
+            offsets[0] = 0
+        else:
+            offsets = _offsets(starts, blocks)
+        payloads = [
+            b"".join((head(offset), stream[at : at + room], _UNPADDED))
+            for offset, at in zip(offsets, starts, strict=True)
+        ]
+        rest = stream[starts[-1] :]
+        length = aggfrag.HEADER_LENGTH + len(rest)
+        last = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, alignment)
+        payloads[-1] = b"".join((head(offsets[-1]), rest, last))
+        return payloads
+
+    # Path probes
+
+    def probe(self, connection: Connection, identifier: int, octets: int) -> Iterator[Burst]:
+        """Yield the probe that makes an outer packet of so many octets."""
+        pair = connection.leader()
+        if pair is not None:
+            room = _room(pair, octets)
+            block = aggfrag.probe(identifier).ljust(room, b"\0")
+            yield from self._single(pair, block[: max(room, aggfrag.PROBE_LENGTH)])
+
+    def answer(self, connection: Connection) -> Iterator[Burst]:
+        """Yield the answers to the peer's probes that wait."""
+        answers, connection.answers = connection.answers, []
+        pair = connection.leader()
+        if pair is not None:
+            for identifier in answers:
+                yield from self._single(pair, aggfrag.probe(identifier, answer=True))
+
+    def _single(self, pair: Pair, blocks: bytes) -> Iterator[Burst]:
+        length = aggfrag.HEADER_LENGTH + len(blocks)
+        end = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, pair.outbound.alignment)
+        yield from self._sealed(pair, 0, [aggfrag.header(0) + blocks + end], whole=True)
+
+
+def _is_sound(virtio: bytes, packet: memoryview) -> bool:
+    """Return whether a peer of ours takes a packet with that virtio header."""
+    try:
+        offload.check(virtio, packet)
+    except PeerError:
+        return False
+    return True
+
+
+def room_of(pair: Pair) -> int:
+    """Return how many octets of blocks an envelope takes that the path carries."""
+    path = pair.connection.path
+    return _room(pair, UNMEASURED if path is None else path.size)
+
+
+def _room(pair: Pair, octets: int) -> int:
+    outbound = pair.outbound
+    octets -= _OUTER_IPV4 + outbound.overhead + (_OUTER_UDP if pair.connection.udp else 0)
+    return octets - octets % outbound.alignment - TRAILER_LENGTH - aggfrag.HEADER_LENGTH
+
+
+def _offsets(starts: Sequence[int], blocks: Sequence[int]) -> list[int]:
+    """Return how far it is from each of starts, which rise, to the next block that begins."""
+    begins = [0, *accumulate(blocks)]
+    offsets = []
+    at = 0
+    for start in starts:
+        while begins[at] < start:
+            at += 1
+        offsets.append(begins[at] - start)
+    return offsets

@@ -1,0 +1,235 @@
+"""Raw packets out of the stream of AGGFRAG payloads of one SA (RFC 9347, 2.2).
+
+Payloads are read in the order of their sequence numbers. One that comes too early waits, for a
+short time and in bounded memory, for those before it; then they count as lost, and with them the
+raw packets that had a part in them, and no others. The memory of one SA is bounded by one raw
+packet and MOST_HELD octets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from moatvpn.counters import Counters, DropReason
+from moatvpn.errors import PeerError
+from moatvpn.esp.sa import Opened
+from moatvpn.wire.aggfrag import (
+    HEADER_LENGTH,
+    NEXT_HEADER_AGGFRAG,
+    PADDING,
+    SUPER_HEADER_LENGTH,
+    block_length,
+)
+
+WINDOW = 64  # payloads: how far one may be ahead of the one that is waited for
+MOST_HELD = 256 << 10  # octets that wait
+PATIENCE = 0.01  # seconds: far above what parallel links reorder by, far below what people notice
+LONGEST_BLOCK = 0xFFFF + SUPER_HEADER_LENGTH
+_CE = 3
+
+
+class Block(NamedTuple):
+    """A block that is whole, in pieces, and the TOS octet of the envelopes that it came in.
+
+    Where they differ, congestion that one of them has met counts (RFC 6040, 5).
+    """
+
+    pieces: list[bytes]
+    tos: int
+
+
+class _Held(NamedTuple):
+    data: bytes
+    end: int
+    tos: int
+
+
+class Reassembly:
+    """The stream of one inbound SA. deadline is when waiting ends, None where nothing waits."""
+
+    __slots__ = (
+        "_counters", "_held", "_held_octets", "_missing", "_next", "_octets", "_partial", "_tos",
+        "deadline",
+    )  # fmt: skip
+
+    def __init__(self, counters: Counters) -> None:
+        self.deadline: float | None = None
+        self._counters = counters
+        self._next = 1  # the sequence number whose turn it is
+        self._partial: list[bytes] | None = None  # of a block that goes on in the next payload
+        self._octets = 0  # of those
+        self._missing: int | None = None  # octets until it is whole, None where not known yet
+        self._tos = 0
+        self._held: dict[int, _Held] = {}
+        self._held_octets = 0
+
+    def take_run(self, opened: Sequence[Opened], tos: int, now: float, out: list[Block]) -> None:
+        """Read what was opened together, in the order in which it came."""
+        at = 0
+        while at < len(opened):
+            at = self._take_middle(opened, at, tos)
+            if at < len(opened):
+                sequence, data, end, next_header = opened[at]
+                at += 1
+                if next_header == NEXT_HEADER_AGGFRAG:
+                    self.take(sequence, data, end, tos, now, out)
+                else:
+                    self._counters.drop(DropReason.ESP_BAD_NEXT_HEADER)
+
+    def _take_middle(self, opened: Sequence[Opened], at: int, tos: int) -> int:
+        """Take the payloads from that place on that are nothing but the middle of a block.
+
+        Returns the place of the first that is not. These are nearly all, of a large block.
+        """
+        partial, following, missing = self._partial, self._next, self._missing
+        if partial is None or tos != self._tos or self._held:
+            return at
+        octets = self._octets
+        for sequence, data, end, next_header in islice(opened, at, None):
+            size = end - HEADER_LENGTH
+            if (
+                sequence != following
+                or next_header != NEXT_HEADER_AGGFRAG
+                or size <= 0
+                or data[0]
+                or data[2] << 8 | data[3] != missing
+                or missing <= size
+                or octets + missing > LONGEST_BLOCK
+            ):
+                break
+            partial.append(data[HEADER_LENGTH:end])
+            missing -= size
+            octets += size
+            following += 1
+            at += 1
+        self._next, self._missing, self._octets = following, missing, octets
+        return at
+
+    def take(
+        self, sequence: int, data: bytes, end: int, tos: int, now: float, out: list[Block]
+    ) -> None:
+        """Read the payload data[:end] with that number, and add to out what is whole by it.
+
+        The number has not come before (esp.replay). What is malformed is counted.
+        """
+        if self.deadline is not None and now >= self.deadline:
+            self.handle_timer(now, out)
+        if sequence == self._next:
+            self._next = sequence + 1
+            self._read(data, end, tos, out)
+            if self._held:
+                self._go_on(now, out)
+        elif sequence > self._next:
+            self._hold(sequence, _Held(data, end, tos), now, out)
+        else:
+            self._read_late(data, end, tos, out)
+
+    def handle_timer(self, now: float, out: list[Block]) -> None:
+        """Give up what was waited for too long."""
+        if self.deadline is not None and now >= self.deadline:
+            self._give_up(now, out)
+
+    # Order
+
+    def _hold(self, sequence: int, held: _Held, now: float, out: list[Block]) -> None:
+        self._held[sequence] = held
+        self._held_octets += len(held.data)
+        if self.deadline is None:
+            self.deadline = now + PATIENCE
+        while self._held and (
+            max(self._held) - self._next >= WINDOW or self._held_octets > MOST_HELD
+        ):
+            self._give_up(now, out)
+
+    def _give_up(self, now: float, out: list[Block]) -> None:
+        """Go on at the oldest payload that waits, without what should have come before it."""
+        self._drop_partial()
+        self._next = min(self._held)
+        self._go_on(now, out)
+
+    def _go_on(self, now: float, out: list[Block]) -> None:
+        """Read the payloads that waited for their turn and have it now."""
+        moved = False
+        while (held := self._held.pop(self._next, None)) is not None:
+            moved = True
+            self._next += 1
+            self._held_octets -= len(held.data)
+            self._read(held.data, held.end, held.tos, out)
+        if not self._held:
+            self.deadline = None
+        elif moved:
+            self.deadline = now + PATIENCE
+
+    # Payloads
+
+    def _read(self, data: bytes, end: int, tos: int, out: list[Block]) -> None:
+        if end < HEADER_LENGTH or data[0]:
+            self._counters.drop(DropReason.ESP_AGGFRAG_MALFORMED)
+            self._drop_partial()
+            return
+        offset = data[2] << 8 | data[3]
+        if not offset and (end == HEADER_LENGTH or data[HEADER_LENGTH] >> 4 == PADDING):
+            return  # only padding, which may come amid a block
+        if self._partial is not None:
+            self._continue(data, end, offset, tos, out)
+        at = self._read_blocks(data, HEADER_LENGTH + offset, end, tos, out)
+        if at < end:
+            self._partial = [data[at:end]]
+            self._octets = end - at
+            self._tos = tos
+
+    def _read_late(self, data: bytes, end: int, tos: int, out: list[Block]) -> None:
+        """Read what is whole in a payload whose turn is over."""
+        if end < HEADER_LENGTH or data[0]:
+            self._counters.drop(DropReason.ESP_AGGFRAG_MALFORMED)
+            return
+        self._read_blocks(data, HEADER_LENGTH + (data[2] << 8 | data[3]), end, tos, out)
+
+    def _read_blocks(self, data: bytes, at: int, end: int, tos: int, out: list[Block]) -> int:
+        """Add the whole blocks from that place on to out; return where one begins that goes on.
+
+        That is end, or beyond, where none does. Its missing octets are noted.
+        """
+        while at < end:
+            if data[at] >> 4 == PADDING:
+                return end
+            try:
+                length = block_length(data, at, end)
+            except PeerError as error:
+                self._counters.drop(error.reason)
+                return end
+            if length is None or at + length > end:
+                self._missing = None if length is None else at + length - end
+                return at
+            out.append(Block([data[at : at + length]], tos))
+            at += length
+        return at
+
+    def _continue(self, data: bytes, end: int, offset: int, tos: int, out: list[Block]) -> None:
+        """Add to the block that has begun; offset is how many octets of it were still to come."""
+        partial = self._partial
+        if partial is None:
+            return
+        here = min(offset, end - HEADER_LENGTH)
+        self._octets += here
+        if (
+            not offset
+            or self._missing not in (None, offset)
+            or self._octets + offset - here > LONGEST_BLOCK
+        ):
+            self._drop_partial()
+            return
+        partial.append(data[HEADER_LENGTH : HEADER_LENGTH + here])
+        if tos != self._tos and self._tos & _CE != _CE:
+            self._tos = tos
+        self._missing = offset - here
+        if not self._missing:
+            self._partial = None
+            out.append(Block(partial, self._tos))
+
+    def _drop_partial(self) -> None:
+        if self._partial is not None:
+            self._partial = None
+            self._counters.drop(DropReason.ESP_INCOMPLETE)
