@@ -9,17 +9,18 @@ Row = Mapping[str, object]  # one of the results in build/bench.json
 
 COLUMNS = (
     ("up_mbps", "up Mb/s"),
-    ("down_mbps", "down Mb/s"),
+    ("down_mbps", "down"),
     ("up_mbps_8", "8 up"),
     ("down_mbps_8", "8 down"),
     ("pps_64", "64 B/s"),
     ("rtt_short_ms", "RTT ms"),
     ("rtt_1400_ms", "1400 B"),
     ("rtt_loaded_ms", "loaded"),
-    ("cpu_s_per_gb", "CPU s/GB"),
+    ("rtt_1400_loaded_ms", "1400 B"),
+    ("cpu_s_per_gb", "s/GB"),
     ("rss_mb", "MB"),
 )
-_WIDTH = 10
+_WIDTH = 9
 _NAME = 20
 
 

@@ -51,7 +51,11 @@ class Meter:
         self._note("rtt_1400_ms", self._ping(_LONG))
         with _program(self._street.corp, "iperf3", "--server", "--logfile", "/dev/null"):
             with self._cost():
-                with self._watch("up"), self._loaded_ping():
+                with (
+                    self._watch("up"),
+                    self._loaded_ping("rtt_loaded_ms", _SHORT),
+                    self._loaded_ping("rtt_1400_loaded_ms", _LONG),
+                ):
                     self._note("up_mbps", self._transfer(1))
                 with self._watch("down"):
                     self._note("down_mbps", self._transfer(1, "--reverse"))
@@ -70,13 +74,13 @@ class Meter:
             return figures.round_trip(_output(ping, PINGS * PING_INTERVAL + _SLACK))
 
     @contextmanager
-    def _loaded_ping(self) -> Iterator[None]:
+    def _loaded_ping(self, name: str, size: int) -> Iterator[None]:
         """Ping during the block, which has a transfer in it."""
         count = round(self._seconds / LOADED_INTERVAL)
         words = ("ping", "-n", "-i", str(LOADED_INTERVAL), "-c", str(count), "-W", "1")
-        with _program(self._street.pc, *words, "-s", str(_SHORT), CORP) as ping:
+        with _program(self._street.pc, *words, "-s", str(size), CORP) as ping:
             yield
-            self._note("rtt_loaded_ms", figures.round_trip(_output(ping, _SLACK)))
+            self._note(name, figures.round_trip(_output(ping, _SLACK)))
 
     def _transfer(self, streams: int, *direction: str) -> float:
         """Return the Mb/s that arrive by TCP."""

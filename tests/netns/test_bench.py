@@ -20,7 +20,7 @@ from peers.systems import SYSTEMS, System
 
 FIGURES = {
     "up_mbps", "down_mbps", "up_mbps_8", "down_mbps_8", "pps_64", "rtt_short_ms", "rtt_1400_ms",
-    "rtt_loaded_ms", "cpu_s_per_gb", "rss_mb",
+    "rtt_loaded_ms", "rtt_1400_loaded_ms", "cpu_s_per_gb", "rss_mb",
 }  # fmt: skip
 
 
