@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -23,7 +24,7 @@ SIZE = 1400
 # What an envelope has that is no IKE message: an SPI.
 SPI = b"\x00\x00\x01\x02"
 ABOUT_AN_SA, FIRST = b"initiateresponds", b"initiate" + bytes(8)
-ETH_P_IP = 0x0800
+ETH_P_ALL = 3
 
 pytestmark = pytest.mark.usefixtures("namespace")
 
@@ -35,9 +36,9 @@ def counters() -> Counters:
 
 @pytest.fixture
 def wire() -> Iterator[socket.socket]:
-    """Everything that leaves through lo, from the IPv4 header on."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP)) as sock:
-        sock.bind(("lo", ETH_P_IP))
+    """Everything that goes through lo, from the IPv4 header on."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL)) as sock:
+        sock.bind(("lo", ETH_P_ALL))
         yield sock
 
 
@@ -136,6 +137,51 @@ def test_ike_may_be_fragmented_after_what_may_not(counters: Counters, wire: sock
             packet[28:32] == bytes(4): packet[6] & 0x40 == 0 for packet in seen_on(wire)
         }
         assert may_fragment == {False: False, True: True}
+
+
+FAR, NEAR, FORGED_MTU = "10.9.0.2", "10.9.0.1", 600
+
+
+def too_big(packet: bytes) -> bytes:
+    """Return what a router would say of a packet that its next link cannot carry (RFC 1191, 4)."""
+    message = struct.pack("!BBHHH", 3, 4, 0, 0, FORGED_MTU) + packet[:28]
+    checksum = -sum(struct.unpack(f"!{len(message) // 2}H", message)) % 0xFFFF
+    return message[:2] + checksum.to_bytes(2, "big") + message[4:]
+
+
+@pytest.mark.parametrize("way", ["udp", "udp without offloads", "raw"])
+def test_forged_icmp_makes_nothing_smaller_that_has_to_stay_whole(
+    counters: Counters, wire: socket.socket, way: str
+) -> None:
+    run("ip", "link", "add", "wild0", "type", "veth", "peer", "name", "wild1")
+    for device in ("wild0", "wild1"):
+        run("ip", "link", "set", device, "up")
+    run("ip", "address", "add", f"{NEAR}/24", "dev", "wild0")
+    run("ip", "neighbour", "add", FAR, "lladdr", "02:00:00:00:00:01", "dev", "wild0")
+    wire.bind(("wild0", ETH_P_ALL))
+    with ExitStack() as open_for:
+        ends = Ends(way, counters, open_for)
+        ends.peer = Endpoint(FAR, 4500 if ends.udp else 0)
+
+        def left() -> list[bytes]:
+            assert ends.one.send_burst(ends.burst(envelopes(3)))
+            return [packet for packet in seen_on(wire) if packet[16:20] == bytes((10, 9, 0, 2))]
+
+        before = left()
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as forger:
+            forger.sendto(too_big(before[0]), (NEAR, 0))
+        # The kernel has believed it, and would have others make their packets smaller.
+        wait_for(
+            lambda: f"mtu {FORGED_MTU}" in run("ip", "route", "get", FAR).stdout, "the forgery", 5
+        )
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+            with pytest.raises(OSError, match="too long"):
+                other.sendto(bytes(FORGED_MTU), (FAR, 9))
+        after = left()
+        assert list(map(len, after)) == list(map(len, before))
+        assert max(map(len, after)) > SIZE
+    assert counters.snapshot() == {}
 
 
 @pytest.mark.parametrize("number", [1, 5])
