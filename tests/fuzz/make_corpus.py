@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from network import MOAT, MOAT_HOST, PORTAL_HOST, Network, Peer, moat_config
+from offload_packets import TIMESTAMPS, UDP, Shape, partial, stream, virtio
 from parser_target import PARSERS
 from responder_target import CA, Bench, encode_step
 
@@ -103,6 +104,21 @@ def parser_seeds() -> Iterator[bytes]:
         yield bytes((PARSER["_raw_packet"],)) + packet
         yield bytes((PARSER["authentic"], next_header)) + packet
     yield bytes((PARSER["forged"],)) + bytes(60)
+    yield from super_packets()
+
+
+def super_packets() -> Iterator[bytes]:
+    """Yield packets with a virtio header, and packets that can be joined."""
+    for shape in (Shape(), Shape(6, tcp_options=TIMESTAMPS), Shape(protocol=UDP), Shape(6, UDP)):
+        start, at = (20 if shape.version == 4 else 40), (6 if shape.protocol == UDP else 16)
+        packet = partial(shape, bytes(range(30)))
+        yield bytes((PARSER["_offload"],)) + virtio(start=start, at=at) + packet
+        if shape.protocol != UDP:
+            cut = virtio(1, 1 if shape.version == 4 else 4, 0, 8, start)
+            yield bytes((PARSER["_offload"],)) + cut + packet
+        packets = stream(shape, 9, 9, 9, 8)
+        burst = b"".join(bytes((len(packet),)) + packet for packet in packets)
+        yield bytes((PARSER["_burst"],)) + burst
 
 
 def resumption() -> bytes:

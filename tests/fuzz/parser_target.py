@@ -18,8 +18,17 @@ from moatvpn.crypto.signature_algorithms import split_auth_data
 from moatvpn.crypto.trust import CertificateError
 from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
+from moatvpn.esp.coalesce import coalesce
 from moatvpn.esp.ring import Ring
-from moatvpn.wire import ike_aggfrag, ike_config, ike_fragment, ike_mobike, ike_payloads, ip
+from moatvpn.wire import (
+    ike_aggfrag,
+    ike_config,
+    ike_fragment,
+    ike_mobike,
+    ike_payloads,
+    ip,
+    offload,
+)
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.esp import trailer
@@ -122,6 +131,29 @@ def _raw_packet(data: bytes) -> None:
     assert version in (4, 6)
 
 
+def _offload(data: bytes) -> None:
+    header, packet = data[: offload.HEADER_LENGTH], data[offload.HEADER_LENGTH :]
+    with suppress(PeerError):
+        offload.segments(header, packet)
+    sound = offload.for_kernel(header, packet)
+    assert len(b"".join(offload.segments(sound, packet))) >= len(packet)
+
+
+def _burst(data: bytes) -> None:
+    """Raw packets, each after its length in one octet."""
+    packets = []
+    while data:
+        packets.append(data[1 : 1 + data[0]])
+        data = data[1 + data[0] :]
+    written = 0
+    for (head, *payloads), header in coalesce(packets, udp=True, fewest=2):
+        written += len(payloads) or 1
+        if header and header[1] != offload.GSO_UDP_L4:
+            cut = offload.segments(header, b"".join((head, *payloads)))
+            assert [packet[len(head) :] for packet in cut] == payloads
+    assert written == len(packets)
+
+
 def _message(data: bytes) -> None:
     header = parse_header(data)
     if header.next_payload == PayloadType.SKF:
@@ -211,6 +243,8 @@ PARSERS: tuple[Callable[[bytes], object], ...] = (
     ike_payloads.parse_auth,
     _certificate,
     split_auth_data,
+    _offload,
+    _burst,
 )
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from moatvpn.wire.offload import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, Packet, header
+from moatvpn.wire.offload import GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, header
 
-# One packet in pieces, and its virtio header, empty where it needs none: what Tun.write takes.
+Packet = bytes | memoryview
+# One packet in pieces, and its virtio header, empty where it needs none: what a TUN device takes.
 Writing = tuple[list[Packet], bytes]
 # To make a super-packet of fewer costs more than to write them, and to read what TCP's receiver
 # acknowledges (benchmarks/coalesce_cost.py).
@@ -52,7 +53,7 @@ def coalesce(packets: Sequence[Packet], *, udp: bool, fewest: int = WORTH_JOININ
     """Return what to write to the TUN for these whole raw packets, which came in this order.
 
     Packets of one flow stay in their order. udp says whether the kernel takes super-packets of UDP
-    (it does where TUNSETOFFLOAD knows TUN_F_USO4), fewest how many packets are joined, at least.
+    (TunDevice.takes_udp), fewest how many packets are joined, at least.
     The pieces may be views of packets.
     """
     if len(packets) < fewest:
@@ -192,7 +193,7 @@ class _Run:
             _put_half(head, at + _UDP_LENGTH_AT, length - at)
         pseudo_header = (addresses + protocol + length - at) % 0xFFFF
         _put_half(head, at + checksum_at, pseudo_header or 0xFFFF)
-        pieces: list[Packet] = [head, *[packet[begin:] for packet in packets]]
+        pieces: list[Packet] = [bytes(head), *[packet[begin:] for packet in packets]]
         return [(pieces, header(kind, begin, len(packets[0]) - begin, at, checksum_at))]
 
 
