@@ -142,11 +142,11 @@ def super_packets(rounds: int, counters: Counters) -> None:
 
         def write(pieces: Sequence[bytes | memoryview], number: int, virtio: bytes) -> None:
             for _ in range(number):
-                tun.write_pieces(pieces, virtio)
+                tun.write(pieces, virtio)
 
         def read(number: int) -> None:
             while number > 0:
-                number -= len(tun.read_burst())
+                number -= len(tun.read_batch())
 
         view = memoryview(large)
         pieces = [view[at : at + SIZE] for at in range(0, len(large), SIZE)]

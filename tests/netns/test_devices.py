@@ -39,14 +39,14 @@ def test_tun_carries_whole_packets_in_batches(counters: Counters) -> None:
             for size in (1, 1472, 100):
                 sock.sendto(bytes(size), ("10.7.0.2", 9))
             assert [len(packet) for packet, _ in tun.read_batch(2)] == [29, 1500]
-            ((last, _),) = tun.read_batch()
+            ((last, offload),) = tun.read_batch()
             assert len(last) == 128
             assert tun.read_batch() == []
             # Turned round, it comes in again: addresses swapped keep the checksums right.
             back = bytearray(last)
             back[12:16], back[16:20] = last[16:20], last[12:16]
             back[20:22], back[22:24] = last[22:24], last[20:22]
-            assert tun.write([back])
+            assert tun.write([back], offload)
             assert sock.recvfrom(2000) == (bytes(100), ("10.7.0.2", 9))
 
 

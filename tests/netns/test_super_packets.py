@@ -95,11 +95,11 @@ class Glue:
                 here, there = self._devices
                 if fd == there.fileno():
                     here, there = there, here
-                for packet, offload in here.read_burst():
+                for packet, offload in here.read_batch():
                     self.seen.append((len(packet), offload))
                     middle = len(packet) // 3
                     pieces = (packet[:middle], bytes(packet[middle:]))
-                    assert there.write_pieces(pieces, offload)
+                    assert there.write(pieces, offload)
 
 
 @pytest.mark.parametrize("addresses", [("10.7.0.1", "10.7.0.2"), ("fd00:7::1", "fd00:7::2")])
@@ -161,7 +161,7 @@ def ping_from_tun(tun: TunDevice) -> tuple[bytes, bytes]:
         def comes_through() -> tuple[bytes, bytes] | None:
             # A persistent device has a carrier only some time after somebody attached to it.
             sock.sendto(b"x", ("10.7.0.2", 9))
-            found = [(bytes(packet), offload) for packet, offload in tun.read_burst()]
+            found = [(bytes(packet), offload) for packet, offload in tun.read_batch()]
             return found[0] if found else None
 
         return wait_for(comes_through, "a packet", 5)
@@ -224,7 +224,7 @@ def test_what_the_kernel_does_not_know_is_done_without(
         assert (packet[0], len(packet)) == (0x45, 29)
         assert (offload != b"") is (granted & 1 == 1)
         assert last == [granted]
-        assert tun.write_pieces((packet,), offload)
+        assert tun.write((packet,), offload)
         assert tun.takes_super_packets is headed
         if (module._TUNSETOFFLOAD, 0x61) in refused:
             assert not tun.takes_udp
@@ -233,13 +233,13 @@ def test_what_the_kernel_does_not_know_is_done_without(
 @pytest.mark.parametrize("offloads", [True, False])
 def test_what_the_kernel_refuses_of_pieces_is_counted(counters: Counters, offloads: bool) -> None:
     with closing(TunDevice("tun7", counters, offloads=offloads)) as tun:
-        assert not tun.write_pieces((b"\x45", bytes(19)))  # the device is down
+        assert not tun.write((b"\x45", bytes(19)))  # the device is down
         run("ip", "link", "set", "tun7", "up")
-        assert not tun.write_pieces((b"\x05", bytes(19)))  # neither version 4 nor 6
-        assert not tun.write_pieces((b"\x45", bytes(19)), bytes((1, 1)) + bytes(8))  # nonsense
+        assert not tun.write((b"\x05", bytes(19)))  # neither version 4 nor 6
+        assert not tun.write((b"\x45", bytes(19)), bytes((1, 1)) + bytes(8))  # nonsense
         run("ip", "link", "delete", "tun7")
         with pytest.raises(OperatorError, match="TUN device tun7: cannot be read"):
-            tun.read_burst()
+            tun.read_batch()
     assert counters.snapshot() == {DropReason.TUN_WRITE_FAILED.value: 3}
 
 
@@ -262,7 +262,7 @@ def test_a_packet_may_have_any_number_of_pieces(counters: Counters, offloads: bo
             for number in (1, 3, len(packet)):
                 apart = -(-len(packet) // number)
                 pieces = [packet[at : at + apart] for at in range(0, len(packet), apart)]
-                assert tun.write_pieces(pieces)
+                assert tun.write(pieces)
                 assert sock.recvfrom(3000) == (payload, ("10.7.0.2", 9))
 
 
@@ -276,7 +276,7 @@ def test_one_burst_is_bounded_in_packets_and_octets(counters: Counters) -> None:
                 sock.sendto(bytes((number,)) * 60_000, ("10.7.0.2", 9))
             bursts = []
             for limit in (2, 64, 64, 64):
-                burst = tun.read_burst(limit)
+                burst = tun.read_batch(limit)
                 assert all(len(packet) == 60_028 for packet, _ in burst)
                 bursts.append([packet[-1] for packet, _ in burst])
     assert bursts == [[0, 1], [2, 3, 4, 5, 6], [7, 8, 9, 10, 11], []]

@@ -18,6 +18,7 @@ from moatvpn.drivers.interfaces import (
     UdpSocket,
 )
 from moatvpn.esp.burst import Burst
+from moatvpn.esp.coalesce import WORTH_JOINING, joined
 from moatvpn.esp.inbound import Delivery
 from moatvpn.wire.endpoint import NAT_PORT, Datagram
 
@@ -110,10 +111,11 @@ class PacketForwarder(Forwarder):
             (send_udp if burst.udp else send_raw)(burst)
 
     def _deliver(self, arrived: Iterable[list[Delivery]]) -> None:
-        write = self._tun.write
+        tun = self._tun
         for packets in arrived:
-            for pieces, offload in packets:
-                write(pieces, offload)
+            many = tun.takes_super_packets and len(packets) >= WORTH_JOINING
+            for pieces, offload in joined(packets, udp=tun.takes_udp) if many else packets:
+                tun.write(pieces, offload)
 
 
 class KernelForwarder(Forwarder):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from moatvpn.esp.burst import Burst
 from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.wire.offload import Packet
 
 # ESP packets back to back, how long each is but for the last, which may be shorter, where they
 # came from (port 0: as IP protocol 50), and the TOS octet of the headers outside of them. The
@@ -32,7 +33,11 @@ class Tun(Protocol):
 
     An offload is Linux's virtio_net_hdr of 10 octets, which says how a packet is to be finished:
     its segments cut, its checksum filled in. It is empty for a packet that is whole as it stands.
+    takes_super_packets, takes_udp: the kernel finishes those of TCP, and of UDP, that we write.
     """
+
+    takes_super_packets: bool
+    takes_udp: bool
 
     def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
         """Return the raw packets that wait now, limit of them at most, and their offloads.
@@ -41,7 +46,7 @@ class Tun(Protocol):
         """
         ...
 
-    def write(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
+    def write(self, pieces: Sequence[Packet], offload: bytes = b"") -> bool:
         """Hand one raw packet to the kernel; return False where it was dropped (and counted)."""
         ...
 

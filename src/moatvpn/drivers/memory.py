@@ -11,6 +11,7 @@ from moatvpn.drivers.interfaces import BATCH, EspArrival
 from moatvpn.esp.burst import Burst
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import NO_SPI
+from moatvpn.wire.offload import Packet
 
 
 class MemoryTun:
@@ -24,13 +25,14 @@ class MemoryTun:
         self.waiting: deque[bytes] = deque()
         self.delivered: list[bytes] = []
         self.offloads: list[bytes] = []
+        self.takes_super_packets = self.takes_udp = False
 
     def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
         """Return the raw packets that wait now, at most limit of them."""
         number = min(limit, len(self.waiting))
         return [(memoryview(self.waiting.popleft()), b"") for _ in range(number)]
 
-    def write(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
+    def write(self, pieces: Sequence[Packet], offload: bytes = b"") -> bool:
         """Deliver one raw packet."""
         self.delivered.append(b"".join(pieces))
         self.offloads.append(offload)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.interfaces import BATCH
 from moatvpn.errors import OperatorError, PeerError
-from moatvpn.wire.offload import GSO_NONE, HEADER_LENGTH, NEEDS_CSUM, segments
+from moatvpn.wire.offload import GSO_NONE, HEADER_LENGTH, NEEDS_CSUM, Packet, segments
 
 _DEVICE = "/dev/net/tun"
 # <linux/if_tun.h>
@@ -53,7 +53,7 @@ class TunDevice:
     (since Linux 6.2), that we write; those of TCP are taken in any case, but cut in Python.
     """
 
-    def __init__(self, name: str, counters: Counters, *, offloads: bool = False) -> None:
+    def __init__(self, name: str, counters: Counters, *, offloads: bool = True) -> None:
         self.name = name
         self._counters = counters
         try:
@@ -72,33 +72,6 @@ class TunDevice:
         return self._fd
 
     def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
-        """Return the raw packets that wait now, at most limit of them.
-
-        Raises OperatorError where the device is gone.
-        """
-        packets: list[tuple[memoryview, bytes]] = []
-        append, read, fd = packets.append, os.read, self._fd
-        try:
-            for _ in range(limit):
-                append((memoryview(read(fd, _LONGEST_PACKET)), b""))
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            raise OperatorError(
-                f"TUN device {self.name}", f"cannot be read ({error.strerror})", "Make it anew"
-            ) from error
-        return packets
-
-    def write(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
-        """Hand one raw packet to the kernel; a refusal (device down, no memory) is counted."""
-        try:
-            os.writev(self._fd, pieces)
-        except OSError:
-            self._counters.drop(DropReason.TUN_WRITE_FAILED)
-            return False
-        return True
-
-    def read_burst(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
         """Return the raw packets that wait now, and the virtio header of each.
 
         The header is empty for a packet that is whole as it stands. Packets are limit, and about
@@ -124,7 +97,7 @@ class TunDevice:
             ) from error
         return packets
 
-    def write_pieces(self, pieces: Sequence[bytes | memoryview], offload: bytes = b"") -> bool:
+    def write(self, pieces: Sequence[Packet], offload: bytes = b"") -> bool:
         """Hand one raw packet to the kernel, in pieces that follow each other.
 
         offload is its virtio header, empty where it is whole as it stands. A refusal (device down,

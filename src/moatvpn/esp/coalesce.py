@@ -77,6 +77,23 @@ def coalesce(packets: Sequence[Packet], *, udp: bool, fewest: int = WORTH_JOININ
     return writings
 
 
+def joined(deliveries: Sequence[tuple[list[bytes], bytes]], *, udp: bool) -> Sequence[Writing]:
+    """Return what to write for packets in pieces, some of which may be super-packets already.
+
+    All stay in their order; what is whole between two that are not is joined as coalesce does.
+    """
+    writings: list[Writing] = []
+    plain: list[Packet] = []
+    for pieces, offload in deliveries:
+        if not offload:
+            plain.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            continue
+        writings += coalesce(plain, udp=udp)
+        plain = []
+        writings.append((list(pieces), offload))
+    return writings + coalesce(plain, udp=udp)
+
+
 def _read(packet: Packet, udp: bool) -> _Read | None:
     """Return what is to be known of a packet; None if its flow cannot be told."""
     size = len(packet)
