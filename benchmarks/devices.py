@@ -99,14 +99,14 @@ def envelopes(rounds: int, counters: Counters) -> None:
         ):
             burst = Burst(data, SIZE, Endpoint(LOOPBACK, other.port), True, 2, "", whole=True)
             name = "UDP, offloads" if offloads else "UDP, sendmmsg, recvmsg"
-            come = all_of(other.receive_bursts, len(data))
+            come = all_of(other.receive, len(data))
             row(name, rounds, partial(one.send_burst, burst), come)
             if not offloads:
                 plain = one.established.socket, other.established.socket
                 row("UDP, one by one", rounds, *one_by_one(*plain, (LOOPBACK, other.port), data))
     with closing(RawEspSocket(counters)) as raw:
         burst = Burst(data, SIZE, Endpoint(LOOPBACK, 0), False, 2, "", whole=True)
-        come = all_of(raw.receive_bursts, len(data))
+        come = all_of(raw.receive, len(data))
         row("protocol 50, sendmmsg, recvmmsg", rounds, partial(raw.send_burst, burst), come)
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, 50) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
