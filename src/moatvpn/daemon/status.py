@@ -37,6 +37,7 @@ def connection_row(
         "esn": esp.esn if sending else None,
         "aggfrag": esp.aggfrag if sending else None,
         "super_packets": esp.super_packets if sending else None,
+        "path_mtu": esp.path_mtu if sending else None,
         "established_for": _since(ike.established_at, now),
         "child_rekey_in": _until(ike.child_rekey_at, now),
         "ike_rekey_in": _until(ike.ike_rekey_at, now),

@@ -15,7 +15,8 @@ class EspStatistics:
     child_sas counts those that packets leave on. The rest is of the first of them, None or 0 where
     there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
     travels in UDP, the number of its last packet, whether it is AGGFRAG (RFC 9347), and whether
-    super-packets go in it. loss is of the envelopes that came in, None where nobody knows: a kernel
+    super-packets go in it. path_mtu is how many octets of a whole outer packet the way to the peer
+    is known to carry, None where that is not measured. loss is of the envelopes that came in, None where nobody knows: a kernel
     that carries packets keeps its window to itself.
     """
 
@@ -32,6 +33,7 @@ class EspStatistics:
     child_sas: int = 0
     aggfrag: bool = False
     super_packets: bool = False
+    path_mtu: int | None = None
     loss: LossEstimate | None = None
 
 
@@ -58,4 +60,5 @@ def statistics_of(connection: Connection) -> EspStatistics:
         loss=loss,
         aggfrag=child is not None and child.aggfrag,
         super_packets=child is not None and child.private_blocks,
+        path_mtu=connection.path.size if connection.path is not None else None,
     )

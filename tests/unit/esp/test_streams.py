@@ -307,3 +307,10 @@ def test_two_of_ours_measure_their_path() -> None:
                     receive(receiver, bytes(burst.data), now=now)
     flight = send(moat, large(20_000))
     assert carried - 16 < max(map(len, flight)) + 28 <= carried
+    assert moat.esp.statistics("portal1").path_mtu == carried
+
+
+def test_the_path_of_others_is_not_measured() -> None:
+    moat, _ = aggregating(False)
+    list(moat.esp.due(NOW))
+    assert moat.esp.statistics("portal1").path_mtu is None
