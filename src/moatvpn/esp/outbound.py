@@ -13,6 +13,7 @@ from itertools import accumulate
 from moatvpn.counters import Counters, DropReason
 from moatvpn.errors import PeerError
 from moatvpn.esp.burst import Burst
+from moatvpn.esp.path_mtu import BASE
 from moatvpn.esp.ring import Ring, most_envelopes
 from moatvpn.esp.sad import Connection, Pair
 from moatvpn.esp.spd import Spd
@@ -25,6 +26,7 @@ Raw = tuple[memoryview, bytes]
 
 _OUTER_IPV4, _OUTER_UDP = 20, 8
 UNMEASURED = 1280  # octets of an outer packet to peers that answer no probes: nearly all paths' MTU
+_SMALL = BASE - _OUTER_IPV4 - _OUTER_UDP  # octets of an envelope that any path carries
 _UNPADDED = bytes((0, aggfrag.NEXT_HEADER_AGGFRAG))  # the trailer of a payload that fits exactly
 _MOST_FLOWS = 4096
 _NOTE_EVERY = 0.5  # seconds
@@ -144,8 +146,8 @@ class Outbound:
             yield from self._send_each(pair, tos, pieces)
             return
         plaintexts = self._payloads(pair, pieces, blocks)
-        if len(plaintexts) > 1:
-            connection.full = True
+        if len(plaintexts) > 1 or len(plaintexts[0]) + outbound.overhead > _SMALL:
+            connection.large = True
         yield from self._sealed(pair, tos, plaintexts, whole=connection.path is not None)
 
     def _super_blocks(self, raws: Sequence[Raw]) -> tuple[list[bytes | memoryview], list[int]]:

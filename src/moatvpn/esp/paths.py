@@ -40,11 +40,11 @@ class Paths:
             self._watch(connection, connection.path)
 
     def sent(self, names: list[str], now: float) -> None:
-        """Take in that these connections have sent, some of them as much as their paths carry."""
+        """Take in that these connections have sent, some of them more than any path carries."""
         for name in names:
             connection = self._connections.get(name)
-            if connection is not None and connection.full and connection.path is not None:
-                connection.full = False
+            if connection is not None and connection.large and connection.path is not None:
+                connection.large = False
                 connection.path.sent_full(now)
                 self._watch(connection, connection.path)
 

@@ -51,13 +51,13 @@ class Connection(Ways[Pair]):
     and loss is of the envelopes that carried them here.
 
     path measures what the way to the peer carries, None where the peer does not answer probes.
-    answers are the identifiers of its probes that are to be answered. full: envelopes as large as
-    the path carries have left since the path was told. noted_in and noted_out say when IKE is next
-    to be told of traffic.
+    answers are the identifiers of its probes that are to be answered. large: envelopes that a
+    smaller path would lose have left since the path was told. noted_in and noted_out say when IKE
+    is next to be told of traffic.
     """
 
     __slots__ = (
-        "answers", "full", "loss", "name", "noted_in", "noted_out", "octets_in", "octets_out",
+        "answers", "large", "loss", "name", "noted_in", "noted_out", "octets_in", "octets_out",
         "packets_in", "packets_out", "pairs", "path", "peer", "routed", "source", "udp",
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ class Connection(Ways[Pair]):
         self.source = ""
         self.path: PathMtu | None = None
         self.answers: list[int] = []
-        self.full = False
+        self.large = False
         self.noted_in = self.noted_out = 0.0
         self.pairs: dict[int, Pair] = {}
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0

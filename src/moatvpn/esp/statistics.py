@@ -16,8 +16,8 @@ class EspStatistics:
     there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
     travels in UDP, the number of its last packet, whether it is AGGFRAG (RFC 9347), and whether
     super-packets go in it. path_mtu is how many octets of a whole outer packet the way to the peer
-    is known to carry, None where that is not measured. loss is of the envelopes that came in, None where nobody knows: a kernel
-    that carries packets keeps its window to itself.
+    is known to carry, None where that is not measured. loss is of the envelopes that came in, None
+    where nobody knows: a kernel that carries packets keeps its window to itself.
     """
 
     packets_in: int = 0

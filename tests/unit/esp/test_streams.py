@@ -32,10 +32,10 @@ def aggregating(private: bool, unsplit: bool = False, suite: CipherSuite | None 
     return moat, portal
 
 
-def send(peer: Peer, *packets: bytes, offload: bytes = b"") -> Flight:
+def send(peer: Peer, *packets: bytes, offload: bytes = b"", now: float = NOW) -> Flight:
     """Return the envelopes of packets that the TUN device had at one reading."""
     flight = []
-    for burst in peer.esp.encapsulate([(memoryview(each), offload) for each in packets], NOW):
+    for burst in peer.esp.encapsulate([(memoryview(each), offload) for each in packets], now):
         data = bytes(burst.data)
         assert len(data) <= 65_507
         flight += [data[at : at + burst.size] for at in range(0, len(data), burst.size)]
@@ -294,20 +294,39 @@ def test_congestion_on_one_envelope_marks_the_packet() -> None:
     assert checksum(came[0][:20]) == 0
 
 
+def measure(moat: Peer, portal: Peer, carried: int, now: float) -> None:
+    """Carry the probes of both that are due now, and the answers, up to so many octets outside."""
+    for sender, receiver in ((moat, portal), (portal, moat)):
+        for burst in sender.esp.due(now):
+            assert burst.whole
+            if len(burst.data) + 28 <= carried:
+                receive(receiver, bytes(burst.data), now=now)
+
+
 def test_two_of_ours_measure_their_path() -> None:
     moat, portal = aggregating(True)
     carried = 1332  # octets of an outer packet
-    now = NOW
-    for _ in range(300):
-        now += 0.02
-        for sender, receiver in ((moat, portal), (portal, moat)):
-            for burst in sender.esp.due(now):
-                assert burst.whole
-                if len(burst.data) + 28 <= carried:
-                    receive(receiver, bytes(burst.data), now=now)
+    for tick in range(300):
+        measure(moat, portal, carried, NOW + tick * 0.02)
     flight = send(moat, large(20_000))
     assert carried - 16 < max(map(len, flight)) + 28 <= carried
     assert moat.esp.statistics("portal1").path_mtu == carried
+
+
+def test_single_packets_show_that_a_path_has_shrunk() -> None:
+    """Each fits an envelope of the former size, and would be lost for ever."""
+    moat, portal = aggregating(True)
+    for tick in range(300):
+        measure(moat, portal, 1500, NOW + tick * 0.02)
+    assert moat.esp.statistics("portal1").path_mtu == 1500
+    came = 0
+    for tick in range(300, 600):
+        now = NOW + tick * 0.02
+        measure(moat, portal, 576, now)
+        flight = [each for each in send(moat, large(1000), now=now) if len(each) + 28 <= 576]
+        came += len(receive(portal, *flight, now=now))
+    assert moat.esp.statistics("portal1").path_mtu == 576
+    assert came
 
 
 def test_the_path_of_others_is_not_measured() -> None:
