@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "inter
 
 from boxes import wait_for
 from machine import machine
-from peers.figures import Figures, medians
+from peers.figures import Figures, medians, spread
 from peers.goals import table, verdicts
 from peers.measure import LAST, Meter
 from peers.plot import plot
@@ -108,7 +108,8 @@ class Bench:
         """Return what goes into build/bench.json of each system."""
         rows = []
         for name, rounds in self.rounds.items():
-            row: dict[str, Any] = {"name": name, **medians(rounds), "raw": rounds}
+            apart = spread(rounds, ("up_mbps", "down_mbps"))
+            row: dict[str, Any] = {"name": name, **medians(rounds), "spread": apart, "raw": rounds}
             if name in self.errors:
                 row["error"] = self.errors[name]
             rows.append(row)

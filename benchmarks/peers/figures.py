@@ -70,6 +70,16 @@ def peak_megabytes(status: str) -> float:
     return 0.0  # a process at its end has none
 
 
+def spread(rounds: Sequence[Mapping[str, float]], names: Sequence[str]) -> float:
+    """Return how far apart the rounds are: the most of (largest - smallest) / median by name."""
+    most = 0.0
+    for name in names:
+        values = [figures[name] for figures in rounds if name in figures]
+        if values and (middle := statistics.median(values)):
+            most = max(most, (max(values) - min(values)) / middle)
+    return most
+
+
 def medians(rounds: Sequence[Mapping[str, float]]) -> Figures:
     """Return the median of each figure over those rounds that have it."""
     names = {name: None for figures in rounds for name in figures}

@@ -19,6 +19,7 @@ COLUMNS = (
     ("rtt_1400_loaded_ms", "1400 B"),
     ("cpu_s_per_gb", "s/GB"),
     ("rss_mb", "MB"),
+    ("spread", "spread"),
 )
 _WIDTH = 9
 _NAME = 20

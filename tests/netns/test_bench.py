@@ -83,7 +83,8 @@ def test_a_system_that_does_not_start_has_its_error_and_ends_nothing_else(
     made = comparison(tmp_path, "openvpn", "wireguard-go")
     made.run(1)
     assert made.results() == [
-        {"name": name, "raw": [{}], "error": "RuntimeError: it has no key"} for name in made.rounds
+        {"name": name, "spread": 0.0, "raw": [{}], "error": "RuntimeError: it has no key"}
+        for name in made.rounds
     ]
     assert "what the program has logged" in capsys.readouterr().out
     assert not namespaces(os.getpid())

@@ -15,6 +15,7 @@ from peers.figures import (
     octets,
     peak_megabytes,
     round_trip,
+    spread,
 )
 
 PING = """\
@@ -93,6 +94,17 @@ def test_the_processor_s_time_is_found_behind_any_name() -> None:
 def test_the_peak_of_memory() -> None:
     assert peak_megabytes("Name:\tx\nVmHWM:\t   50000 kB\nVmRSS:\t   40000 kB\n") == 51.2
     assert peak_megabytes("Name:\tended\n") == 0
+
+
+def test_the_spread_is_that_of_the_worse_direction() -> None:
+    rounds = [
+        {"up": 90.0, "down": 50.0},
+        {"up": 100.0, "down": 100.0},
+        {"up": 110.0, "down": 130.0},
+    ]
+    assert spread(rounds, ("up", "down")) == 0.8
+    assert spread(rounds, ("up",)) == 0.2
+    assert spread([{}, {"up": 0.0}], ("up", "down")) == 0
 
 
 def test_medians_are_of_the_rounds_that_have_the_figure() -> None:
