@@ -28,6 +28,8 @@ _OUTER_IPV4, _OUTER_UDP = 20, 8
 UNMEASURED = 1280  # octets of an outer packet to peers that answer no probes: nearly all paths' MTU
 _SMALL = BASE - _OUTER_IPV4 - _OUTER_UDP  # octets of an envelope that any path carries
 _UNPADDED = bytes((0, aggfrag.NEXT_HEADER_AGGFRAG))  # the trailer of a payload that fits exactly
+# Octets of a packet whose checksum is sooner filled in than left to the peer by a virtio header
+_SOON_FILLED_IN = 512
 _MOST_FLOWS = 4096
 _NOTE_EVERY = 0.5  # seconds
 
@@ -159,10 +161,10 @@ class Outbound:
             if not virtio:
                 pieces.append(packet)
                 blocks.append(len(packet))
-            elif _is_sound(virtio, packet):
+            elif len(packet) > _SOON_FILLED_IN and _is_sound(virtio, packet):
                 pieces += aggfrag.super_header(virtio, len(packet)), packet
                 blocks.append(len(packet) + aggfrag.SUPER_HEADER_LENGTH)
-            else:  # what the peer would refuse goes as the packets that it stands for
+            else:  # what is small, or the peer would refuse, goes as the packets it stands for
                 whole = self._whole(raw)
                 pieces += whole
                 blocks += map(len, whole)

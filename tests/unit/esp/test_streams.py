@@ -9,6 +9,7 @@ import pytest
 from esp_peers import MOAT, PORTAL, Ends, Peer, checksum, forge, ipv4, ipv6, padded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from offload_packets import UDP, Shape, partial, virtio, whole
 
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.reassembly import PATIENCE, WINDOW
@@ -261,6 +262,20 @@ def test_a_super_packet_crosses_with_its_virtio_header() -> None:
     ((pieces, virtio),) = arrived.packets
     assert b"".join(pieces) == packet
     assert virtio == offload
+
+
+@pytest.mark.parametrize(("size", "left"), [(0, False), (484, False), (485, True)])
+def test_the_checksum_of_a_small_packet_is_not_left_to_the_peer(size: int, left: bool) -> None:
+    moat, portal = aggregating(True)
+    shape, data = Shape(protocol=UDP), random.Random(1).randbytes(size)
+    offload = virtio(header=28, at=6)
+    arrivals = [
+        (memoryview(each), len(each), MOAT, 0)
+        for each in send(moat, partial(shape, data), offload=offload)
+    ]
+    (arrived,) = portal.esp.decapsulate(arrivals, NOW)
+    expected = (partial(shape, data), offload) if left else (whole(shape, data), b"")
+    assert [(b"".join(pieces), rest) for pieces, rest in arrived.packets] == [expected]
 
 
 def test_to_others_a_super_packet_goes_as_its_segments() -> None:
