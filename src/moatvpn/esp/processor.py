@@ -59,6 +59,8 @@ class EspProcessor:
             connection.source = self._sources.get(name, "")
             self._route(connection, child)
             self._forget_flows()
+        elif (connection.peer, connection.udp) != (peer, child.udp):
+            self._paths.changed(connection)  # the peer has come back from elsewhere
         connection.peer, connection.udp = peer, child.udp
         self._installed += 1
         pair = Pair(child, connection, self._installed, self._counters)
@@ -130,12 +132,13 @@ class EspProcessor:
 
     def set_local(self, connection: str, host: str) -> None:
         """Take in at which address of ours the connection's peer speaks to us from now on."""
+        known = self._connections.get(connection)
+        if known is not None:
+            self._paths.changed(known)
         if self._several_addresses:
             self._sources[connection] = host
-            known = self._connections.get(connection)
             if known is not None:
                 known.source = host
-                self._paths.changed(known)
 
     def has_inbound(self, spi: int) -> bool:
         """Return whether an SA has this inbound SPI."""

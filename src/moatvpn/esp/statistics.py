@@ -16,8 +16,8 @@ class EspStatistics:
     there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
     travels in UDP, the number of its last packet, whether it is AGGFRAG (RFC 9347), and whether
     super-packets go in it. path_mtu is how many octets of a whole outer packet the way to the peer
-    is known to carry, None where that is not measured. loss is of the envelopes that came in, None
-    where nobody knows: a kernel that carries packets keeps its window to itself.
+    is known to carry, None until it has answered a probe. loss is of the envelopes that came in,
+    None where nobody knows: a kernel that carries packets keeps its window to itself.
     """
 
     packets_in: int = 0
@@ -43,6 +43,7 @@ def statistics_of(connection: Connection) -> EspStatistics:
     active = connection.leader()
     child = active.child if active is not None else None
     loss = connection.loss
+    path = connection.path
     for pair in pairs:
         loss = loss.plus(estimate(pair.inbound.window))
     return EspStatistics(
@@ -60,5 +61,5 @@ def statistics_of(connection: Connection) -> EspStatistics:
         loss=loss,
         aggfrag=child is not None and child.aggfrag,
         super_packets=child is not None and child.private_blocks,
-        path_mtu=connection.path.size if connection.path is not None else None,
+        path_mtu=path.size if path is not None and path.measured else None,
     )

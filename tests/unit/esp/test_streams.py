@@ -15,6 +15,7 @@ from moatvpn.esp.child import ChildSa
 from moatvpn.esp.reassembly import PATIENCE, WINDOW
 from moatvpn.wire import aggfrag
 from moatvpn.wire.algorithms import CipherSuite
+from moatvpn.wire.endpoint import Endpoint
 
 NOW = 50.0
 Flight = list[bytes]  # envelopes, one by one
@@ -344,7 +345,34 @@ def test_single_packets_show_that_a_path_has_shrunk() -> None:
     assert came
 
 
+def test_a_path_is_known_once_there_is_an_answer() -> None:
+    moat, _ = aggregating(True)
+    assert list(moat.esp.due(NOW))
+    assert moat.esp.statistics("portal1").path_mtu is None
+
+
 def test_the_path_of_others_is_not_measured() -> None:
     moat, _ = aggregating(False)
     list(moat.esp.due(NOW))
     assert moat.esp.statistics("portal1").path_mtu is None
+
+
+@pytest.mark.parametrize("change", ["peer", "local", "again", "install"])
+def test_a_path_that_leads_elsewhere_is_measured_anew(change: str) -> None:
+    moat, portal = aggregating(True)
+    receive(portal, *(bytes(burst.data) for burst in moat.esp.due(NOW)))
+    receive(moat, *(bytes(burst.data) for burst in portal.esp.due(NOW)))
+    list(moat.esp.due(NOW))  # answers to the portal's probes
+    assert moat.esp.statistics("portal1").path_mtu == 1500
+    elsewhere = Endpoint("192.0.2.99", 4500)
+    child = replace(Ends(2).moat, aggfrag=True, private_blocks=True)
+    if change == "peer":
+        moat.esp.set_peer("portal1", elsewhere, udp=True)
+    elif change == "local":
+        moat.esp.set_local("portal1", "192.0.2.98")
+    else:
+        to = PORTAL if change == "again" else elsewhere
+        moat.esp.install(child, to, activate_outbound=True)
+    probes = list(moat.esp.due(NOW + 1.0))
+    known = moat.esp.statistics("portal1").path_mtu
+    assert (known, probes) == (1500, []) if change == "again" else known is None and probes
