@@ -15,8 +15,8 @@ from threading import Event, Thread
 
 import pytest
 from boxes import PORTAL, wait_for
-from crossings import discover
-from wild import CORP, MOAT_WILD, Wild, socket_in, wild
+from crossings import discover, tcp
+from wild import CORP, MOAT_WILD, PC, Wild, socket_in, wild
 
 FORGED_MTU = 552  # octets, the least that Linux believes
 SIZES = [1500, 1492, 1400, 1280, 1124, 576]
@@ -83,6 +83,53 @@ def _forged(tunnel: Wild) -> Iterator[None]:
         finally:
             stop.set()
             thread.join()
+
+
+@pytest.mark.parametrize("icmp", [True, False], ids=["icmp", "no-icmp"])
+def test_the_size_shown_is_the_paths(tunnel: Wild, icmp: bool) -> None:
+    if not icmp:
+        tunnel.silence()
+    with tunnel.unseen(), tcp(tunnel.pc, tunnel.corp, PC, pace=PACE):
+        for mtu in SIZES:  # a path that shrinks under traffic
+            tunnel.narrow(mtu)
+            tunnel.settle(5)
+    for box in (tunnel.moat, tunnel.portal):
+        assert [row["path_mtu"] for row in box.ctl("status")["connections"]] == [SIZES[-1]]
+
+
+def test_each_direction_has_its_own(tunnel: Wild) -> None:
+    tunnel.narrow(1400, 1124)
+    with tunnel.unseen(), tcp(tunnel.pc, tunnel.corp, PC, pace=PACE):
+        tunnel.settle(5)
+
+
+@pytest.mark.parametrize("encapsulation", ["auto", "udp"])
+def test_a_new_tunnel_measures_its_path_before_there_is_traffic(
+    tmp_path: Path, encapsulation: str
+) -> None:
+    def narrow(made: Wild) -> None:
+        made.silence()
+        made.narrow(1400, 1280)
+
+    with wild(tmp_path, encapsulation, narrow) as tunnel, tunnel.unseen():
+        wait_for(lambda: tunnel.path_mtu() == (1400, 1280), "the path's MTU", 5)
+
+
+def test_forged_icmp_has_no_effect(tunnel: Wild) -> None:
+    tunnel.settle(5)
+    with tunnel.unseen(), _forged(tunnel):
+        for sender, receiver, address in (
+            (tunnel.pc, tunnel.corp, PC),
+            (tunnel.corp, tunnel.pc, CORP),
+        ):
+            with tcp(sender, receiver, address, 8 << 20):
+                pass
+            assert tunnel.path_mtu() == (1500, 1500)
+        # A path that is measured under such fire is measured all the same.
+        for box in (tunnel.portal, tunnel.moat):
+            box.kill()
+            box.start()
+        wait_for(lambda: tunnel.path_mtu() == (1500, 1500), "the path's MTU", 15)
 
 
 def test_forged_icmp_does_not_cut_up_what_may_be_fragmented(tunnel: Wild) -> None:

@@ -88,7 +88,7 @@ class PathMtu:
         """Measure anew: there is another path. Answers to probes on the old one count no more."""
         self.size = BASE
         self.measured = False
-        self._rtt = 0.0  # seconds: the last one, or what is left of a longer one; 0 for unknown
+        self._rtt = 0.0  # seconds: the last one, or what is left of a longer one
         self._silent = 0  # rounds in a row that nothing was answered of
         self._confirm_at = self._raise_at = now
         usual = [size for size in USUAL if size < self._largest]
@@ -159,7 +159,7 @@ class PathMtu:
 
     def _wait(self) -> float:
         """Return for how many seconds to wait for a round: longer, the longer nothing comes."""
-        wait = max(_SHORTEST_WAIT, 1.25 * self._rtt) if self._rtt else _FIRST_WAIT
+        wait = max(_SHORTEST_WAIT, 1.25 * self._rtt) if self.measured else _FIRST_WAIT
         return min(wait * (1 << min(max(self._silent - 1, 0), 8)), _LONGEST_WAIT)
 
     def _conclude(self, search: _Search, now: float) -> None:
