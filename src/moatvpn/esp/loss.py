@@ -49,6 +49,9 @@ class LossEstimate(NamedTuple):
         return LossEstimate(*(one + more for one, more in zip(self, other, strict=True)))
 
 
+NOTHING_YET = LossEstimate()  # which connections share
+
+
 def estimate(window: ReplayWindow) -> LossEstimate:
     """Return what the window of a living SA tells."""
     patience = min(window.depth, _MOST_PATIENCE) + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moatvpn.counters import Counters
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.loss import LossEstimate, last_estimate
+from moatvpn.esp.loss import NOTHING_YET, last_estimate
 from moatvpn.esp.path_mtu import PathMtu
 from moatvpn.esp.reassembly import Reassembly
 from moatvpn.esp.sa import inbound_sa, outbound_sa
@@ -74,7 +74,7 @@ class Connection(Ways[Pair]):
         self.noted_in = self.noted_out = 0.0
         self.pairs: dict[int, Pair] = {}
         self.packets_in = self.packets_out = self.octets_in = self.octets_out = 0
-        self.loss = LossEstimate()
+        self.loss = NOTHING_YET
 
     def forget(self, pair: Pair) -> None:
         """Take pair out, keeping what it has carried."""
