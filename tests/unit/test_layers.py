@@ -22,7 +22,10 @@ MAY_IMPORT = {
     "esp": {"esp", "crypto", "wire"},
     "ike": {"ike", "crypto", "wire"},
 }
-SHARED = {"moatvpn.errors", "moatvpn.counters", "moatvpn.config", "moatvpn.esp.child"}
+SHARED = {
+    "moatvpn.config", "moatvpn.counters", "moatvpn.deadlines", "moatvpn.errors",
+    "moatvpn.esp.child",
+}  # fmt: skip
 
 
 def imported(path: Path) -> set[str]:

@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from moatvpn.daemon.notify import Notifier
 from moatvpn.daemon.planes import Planes
 from moatvpn.daemon.state import PeerJournal
 from moatvpn.daemon.ticketfile import TicketKeyFile
+from moatvpn.deadlines import earliest
 from moatvpn.drivers.clock import monotonic, wall_clock
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
@@ -165,14 +165,13 @@ class Daemon:
         if self._monitor.changed():
             self._debounce.note(self._clock())
 
-    def _deadlines(self) -> Iterator[float | None]:
-        yield self._engine.get_timer()
-        yield self._control.deadline()
-        yield self._debounce.deadline()
-        yield self._watchdog
-
     def _deadline(self) -> float | None:
-        return min((when for when in self._deadlines() if when is not None), default=None)
+        return earliest(
+            self._engine.get_timer(),
+            self._control.deadline(),
+            self._debounce.deadline(),
+            self._watchdog,
+        )
 
     def _handle_timers(self) -> None:
         now = self._clock()

@@ -11,6 +11,7 @@ from typing import Unpack
 from moatvpn.counters import Counters
 from moatvpn.daemon.engine import Beside, Engine
 from moatvpn.daemon.log import LogCall
+from moatvpn.deadlines import earliest
 from moatvpn.esp.burst import Burst
 from moatvpn.esp.inbound import Arrival, Arrived, Delivery
 from moatvpn.esp.outbound import Raw
@@ -60,8 +61,7 @@ class PacketEngine(Engine):
 
     def get_timer(self) -> float | None:
         """Return when handle_timer, late or bursts_to_send is due, None where none is."""
-        timers = (super().get_timer(), self._processor.get_timer())
-        return min((timer for timer in timers if timer is not None), default=None)
+        return earliest(super().get_timer(), self._processor.get_timer())
 
     def _take_in(self, arrived: Arrived, now: float) -> list[Delivery]:
         if arrived.moved:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import selectors
+import select
 import signal
 import socket
 from collections.abc import Callable, Iterable
@@ -12,6 +12,8 @@ from moatvpn.drivers.interfaces import Clock
 
 Callback = Callable[[], None]
 SignalCallback = Callable[[int], None]
+_NOTHING: tuple[Callback | None, Callback | None] = (None, None)
+_TO_READ, _TO_WRITE = ~select.EPOLLOUT, ~select.EPOLLIN
 
 
 class HasFileno(Protocol):
@@ -30,7 +32,7 @@ class Loop:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
         self._running = False
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -40,19 +42,19 @@ class Loop:
     ) -> None:
         """Call back whenever source can be read, or written; None leaves out one or the other."""
         fd = source.fileno()
-        events = selectors.EVENT_READ if readable is not None else 0
-        events |= selectors.EVENT_WRITE if writable is not None else 0
+        events = select.EPOLLIN if readable is not None else 0
+        events |= select.EPOLLOUT if writable is not None else 0
         if fd in self._callbacks:
-            self._selector.modify(fd, events)
+            self._epoll.modify(fd, events)
         else:
-            self._selector.register(fd, events)
+            self._epoll.register(fd, events)
         self._callbacks[fd] = (readable, writable)
 
     def forget(self, source: HasFileno) -> None:
         """Call back for source no more; call this before source is closed."""
         fd = source.fileno()
         if self._callbacks.pop(fd, None) is not None:
-            self._selector.unregister(fd)
+            self._epoll.unregister(fd)
 
     def handle_signals(self, numbers: Iterable[int], callback: SignalCallback) -> None:
         """Call back, from within the loop, with the number of each of these signals."""
@@ -80,16 +82,17 @@ class Loop:
         is called once that time has come, however busy the descriptors are.
         """
         self._running = True
-        clock, select, callbacks = self._clock, self._selector.select, self._callbacks
+        clock, poll, callbacks = self._clock, self._epoll.poll, self._callbacks
         while self._running:
             due = deadline()
             timeout = None if due is None else max(0.0, due - clock())
-            for key, events in select(timeout):
+            for fd, events in poll(timeout):
                 # Asked anew each time: an earlier callback of this round may have changed them.
-                readable, writable = callbacks.get(key.fd, (None, None))
-                if events & selectors.EVENT_READ and readable is not None:
+                # An error or the other end's hanging up is found out by reading, or by writing.
+                readable, writable = callbacks.get(fd, _NOTHING)
+                if events & _TO_READ and readable is not None:
                     readable()
-                if events & selectors.EVENT_WRITE and writable is not None:
+                if events & _TO_WRITE and writable is not None:
                     writable()
                 if not self._running:
                     return
@@ -102,4 +105,4 @@ class Loop:
             signal.set_wakeup_fd(-1)
             for end in self._wakeup:
                 end.close()
-        self._selector.close()
+        self._epoll.close()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from moatvpn.counters import Counters, DropReason
+from moatvpn.deadlines import earliest
 from moatvpn.errors import PeerError
 from moatvpn.esp.ecn import decapsulate_ecn
 from moatvpn.esp.paths import Paths
@@ -152,12 +153,10 @@ class Inbound:
 
     def get_timer(self) -> float | None:
         """Return when envelopes have waited long enough, None where none wait."""
-        deadlines = [
-            pair.reassembly.deadline
-            for pair in self._holding.values()
-            if pair.reassembly is not None and pair.reassembly.deadline is not None
-        ]
-        return min(deadlines, default=None)
+        if not self._holding:
+            return None
+        reassemblies = (pair.reassembly for pair in self._holding.values())
+        return earliest(*(each.deadline for each in reassemblies if each is not None))
 
     def handle_timer(self, now: float) -> Iterator[Arrived]:
         """Yield the raw packets in envelopes that have waited long enough for those before them."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from moatvpn.counters import Counters
+from moatvpn.deadlines import earliest
 from moatvpn.errors import MoatError
 from moatvpn.esp.burst import Burst
 from moatvpn.esp.child import ChildSa
@@ -185,5 +186,4 @@ class EspProcessor:
 
     def get_timer(self) -> float | None:
         """Return when due or late have something, None where that is not known."""
-        timers = (self._paths.get_timer(), self._inbound.get_timer())
-        return min((timer for timer in timers if timer is not None), default=None)
+        return earliest(self._paths.get_timer(), self._inbound.get_timer())
