@@ -16,17 +16,21 @@ class Ring:
         self.view = memoryview(self.octets)
         self._places: dict[int, list[memoryview]] = {}
 
-    def places(self, size: int) -> list[memoryview]:
-        """Return where the ciphertexts and ICVs of envelopes of that size go, one by one."""
+    def places(self, size: int, count: int) -> list[memoryview]:
+        """Return where the ciphertexts and ICVs of count envelopes of that size go, one by one.
+
+        No more of them are laid out than are asked for: single envelopes come in many sizes.
+        """
         places = self._places.get(size)
         if places is None:
             if len(self._places) >= _KEPT:
                 self._places.clear()
+            places = self._places[size] = []
+        if len(places) < count:
             view = self.view
-            ends = range(size, most_envelopes(size) * size + 1, size)
-            places = [view[end - size + CIPHERTEXT_AT : end] for end in ends]
-            self._places[size] = places
-        return places
+            ends = range(size * (len(places) + 1), size * count + 1, size)
+            places += [view[end - size + CIPHERTEXT_AT : end] for end in ends]
+        return places[:count]
 
 
 def most_envelopes(size: int) -> int:

@@ -124,7 +124,7 @@ class AeadOutboundSa(_Sending):
         else:
             associated = [_HEADER(spi, number) for number in numbers]
         nonces = [_NONCE(salt, number) for number in numbers]
-        places = ring.places(size)[: len(plaintexts)]
+        places = ring.places(size, len(plaintexts))
         end = size * len(plaintexts)
         if len(plaintexts[-1]) + self.overhead != size:
             end += len(plaintexts[-1]) + self.overhead - size
