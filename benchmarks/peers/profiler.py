@@ -61,7 +61,7 @@ class Profiler:
     def _look(self, pid: int, output: Path) -> subprocess.Popen[bytes]:
         output.unlink(missing_ok=True)
         words = ("record", "--pid", str(pid), "--subprocesses", "--rate", str(_RATE))
-        more = ("--duration", "3600", "--format", "raw", "--nonblocking", "--output", str(output))
+        more = ("--duration", "3600", "--format", "raw", "--output", str(output))
         return subprocess.Popen(
             (self._py_spy, *words, *more), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
