@@ -20,11 +20,13 @@ MOAT = "m0001.moats.example.net"
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 ROLES = {MOAT: "moat", PORTAL: "portal"}
-# Beside the lab's boxes, those with less: no IPv6 inside, an address that is not leased.
+# Beside the lab's boxes, those with less: no IPv6 inside, an address that is not leased; and those
+# whose kernel carries the packets.
 VARIANTS: dict[str, dict[str, str]] = {
     "lab": {},
     "without-ipv6": {"moat_private_subnet6": "", "portal_pool6": ""},
     "static": {"moat_wild_mode": "static"},
+    "kernel": {"moatvpn_data_plane": "kernel"},
 }
 
 

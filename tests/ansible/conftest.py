@@ -35,7 +35,10 @@ def rulesets(tmp_path_factory: pytest.TempPathFactory) -> Rulesets:
             "gather_facts": False,
             "connection": "local",
             "vars": {"ansible_python_interpreter": sys.executable},
-            "vars_files": [str(ROOT / "roles" / role / "vars" / "main.yml")],
+            "vars_files": [
+                str(ROOT / "roles" / path / "main.yml")
+                for path in ("moatvpn/defaults", "moatvpn/vars", f"{role}/vars")
+            ],
             "tasks": [
                 {
                     "ansible.builtin.template": {

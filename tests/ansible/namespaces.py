@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DO = 10, 2
-_IPV6_MTU_DISCOVER = 23
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_DO = 10, 0, 2
+_IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
+# The most that a UDP datagram carries: IPv4 counts its own header in 16 bits, too, IPv6 does not.
+_LARGEST = {socket.AF_INET: 65_535 - 20 - 8, socket.AF_INET6: 65_535 - 8}
 _ECHO = {4: (socket.IPPROTO_ICMP, 8, 0), 6: (socket.IPPROTO_ICMPV6, 128, 129)}
 
 
@@ -116,7 +118,10 @@ class Wires:
             _command("ip", "-n", namespace, "neighbour", "replace", host, *words)
 
     def mtu(self, interface: str, octets: int) -> None:
+        """Set the MTU of an interface of the box; its neighbour's is no smaller than Ethernet's."""
         _command("ip", "-n", self.box, "link", "set", interface, "mtu", str(octets))
+        other = f"{self._prefix}-{interface}"
+        _command("ip", "-n", other, "link", "set", "eth0", "mtu", str(max(octets, 1500)))
 
     def _socket(self, namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         with _within(namespace):
@@ -141,8 +146,37 @@ class Wires:
             except OSError:
                 return False
 
+    def largest_udp(self, whence: str, to: str, address: str) -> bool:
+        """Tell whether the largest datagram that there is, which may be fragmented, arrives."""
+        family = _family(address)
+        data = os.urandom(_LARGEST[family])
+        with (
+            closing(self._socket(to, family, socket.SOCK_DGRAM)) as receiver,
+            closing(self._socket(whence, family, socket.SOCK_DGRAM)) as sender,
+        ):
+            receiver.bind(("", 7002))
+            if family == socket.AF_INET6:  # only who sends makes fragments
+                sender.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU, 1500)
+            else:
+                sender.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+            try:
+                sender.sendto(data, (address, 7002))
+                return receiver.recv(65_535) == data
+            except OSError:
+                return False
+
     def tcp(self, whence: str, to: str, address: str, port: int) -> bool:
         """Tell whether whence can open a connection to a port of the namespace to."""
+        return bool(self._segments(whence, to, address, port))
+
+    def segments(self, whence: str, to: str, address: str) -> set[int]:
+        """Return how many octets the two ends of a TCP connection put into a segment at most.
+
+        Both say in their SYN what they take: what came through of that decides.
+        """
+        return self._segments(whence, to, address, 7003)
+
+    def _segments(self, whence: str, to: str, address: str, port: int) -> set[int]:
         family = _family(address)
         with (
             closing(self._socket(to, family, socket.SOCK_STREAM)) as listener,
@@ -151,7 +185,13 @@ class Wires:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("", port))
             listener.listen()
-            return caller.connect_ex((address, port)) == 0
+            if caller.connect_ex((address, port)) != 0:
+                return set()
+            with closing(listener.accept()[0]) as called:
+                return {
+                    each.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+                    for each in (caller, called)
+                }
 
     def esp(self, whence: str, to: str, address: str) -> bool:
         """Tell whether a packet of IP protocol 50 arrives."""

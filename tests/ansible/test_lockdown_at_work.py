@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from ansible_bench import MOAT, PORTAL, Rulesets
@@ -190,14 +192,95 @@ def test_the_portal(portal: Wires, question: str) -> None:
     assert answered(portal, *PORTAL_QUESTIONS[question])
 
 
-@pytest.mark.parametrize("address", [CORP, CORP6])
-def test_home_learns_of_a_smaller_mtu(moat: Wires, address: str) -> None:
-    moat.mtu("moat0", 1280)
-    moat.patience = 2.0
+# The MTU of moat0 where moatd carries the packets, and where the kernel's IPsec does.
+VIRTUALLY_LARGE, OF_THE_KERNEL = 65_535, 1400
+TCP_TIMESTAMPS = 12  # octets in each segment
+
+
+@contextmanager
+def tunnel(wires: Wires, mtu: int, ruleset: Path, usual: Path) -> Iterator[None]:
+    """Let moat0 have an MTU, and the box the ruleset that goes with it, for a while."""
+    wires.mtu("moat0", mtu)
+    wires.load(ruleset)
     try:
-        assert moat.learns_the_mtu(moat.home, address)
+        yield
     finally:
-        moat.mtu("moat0", 1500)
+        wires.load(usual)
+        wires.mtu("moat0", 1500)
+
+
+@pytest.fixture
+def large(moat: Wires, rulesets: Rulesets) -> Iterator[Wires]:
+    """A moat whose moatd carries the packets."""
+    ruleset = rulesets[MOAT, "lab"]
+    with tunnel(moat, VIRTUALLY_LARGE, ruleset, ruleset):
+        moat.patience = 2.0
+        yield moat
+
+
+@pytest.fixture
+def large_portal(portal: Wires, rulesets: Rulesets) -> Iterator[Wires]:
+    """A portal whose moatd carries the packets."""
+    ruleset = rulesets[PORTAL, "lab"]
+    with tunnel(portal, VIRTUALLY_LARGE, ruleset, ruleset):
+        portal.patience = 2.0
+        yield portal
+
+
+@pytest.fixture
+def narrow(moat: Wires, rulesets: Rulesets) -> Iterator[Wires]:
+    """A moat whose kernel carries the packets."""
+    usual = rulesets[MOAT, "lab"]
+    with tunnel(moat, OF_THE_KERNEL, rulesets[MOAT, "kernel"], usual):
+        moat.patience = 2.0
+        yield moat
+    for family in ("-4", "-6"):  # which hold what home has been told
+        moat.run(moat.home, "ip", family, "route", "flush", "cache")
+
+
+@pytest.mark.parametrize(("home", "corp"), [(HOME, CORP), (HOME6, CORP6)])
+def test_the_largest_datagrams_pass_a_moat_whole(large: Wires, home: str, corp: str) -> None:
+    assert large.largest_udp(large.home, large.tunnel, corp)
+    assert large.largest_udp(large.tunnel, large.home, home)
+
+
+@pytest.mark.parametrize(("home", "corp"), [(HOME, CORP), (HOME6, CORP6)])
+def test_the_largest_datagrams_pass_a_portal_whole(
+    large_portal: Wires, home: str, corp: str
+) -> None:
+    assert large_portal.largest_udp(large_portal.tunnel, large_portal.corp, corp)
+    assert large_portal.largest_udp(large_portal.corp, large_portal.tunnel, home)
+
+
+@pytest.mark.parametrize(("address", "headers"), [(CORP, 40), (CORP6, 60)])
+def test_no_ruleset_makes_tcp_of_home_smaller(large: Wires, address: str, headers: int) -> None:
+    full = 1500 - headers - TCP_TIMESTAMPS
+    assert large.segments(large.home, large.tunnel, address) == {full}
+
+
+@pytest.mark.parametrize(("address", "headers"), [(HOME, 40), (HOME6, 60)])
+def test_no_ruleset_makes_tcp_of_corp_smaller(
+    large_portal: Wires, address: str, headers: int
+) -> None:
+    full = 1500 - headers - TCP_TIMESTAMPS
+    assert large_portal.segments(large_portal.corp, large_portal.tunnel, address) == {full}
+
+
+@pytest.mark.parametrize(("address", "headers"), [(CORP, 40), (CORP6, 60)])
+def test_tcp_fits_into_what_the_kernel_carries(narrow: Wires, address: str, headers: int) -> None:
+    fitting = OF_THE_KERNEL - headers - TCP_TIMESTAMPS
+    assert narrow.segments(narrow.home, narrow.tunnel, address) == {fitting}
+
+
+@pytest.mark.parametrize("address", [CORP, CORP6])
+def test_home_learns_what_the_kernel_carries(narrow: Wires, address: str) -> None:
+    assert narrow.learns_the_mtu(narrow.home, address)
+
+
+@pytest.mark.parametrize("address", [CORP, CORP6])
+def test_home_is_told_of_no_mtu_where_any_size_is_carried(large: Wires, address: str) -> None:
+    large.patience = 0.2
+    assert not large.learns_the_mtu(large.home, address)
 
 
 def test_without_a_lease_the_moat_speaks_no_dhcp(rulesets: Rulesets, moat: Wires) -> None:
