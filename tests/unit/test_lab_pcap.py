@@ -88,6 +88,43 @@ def test_padding_is_no_payload() -> None:
     assert packet.payload[8:] == b"abc"
 
 
+MORE, DF = 0x2000, 0x4000
+
+
+@pytest.mark.parametrize(
+    ("one", "part"),
+    [
+        (frame(0x0800, ipv4(50, bytes(40), A, B)), False),
+        (frame(0x0800, ipv4(50, bytes(40), A, B, fragment=DF)), False),
+        (frame(0x0800, ipv4(50, bytes(40), A, B, fragment=MORE)), True),
+        (frame(0x0800, ipv4(50, bytes(40), A, B, fragment=185)), True),
+        (frame(0x86DD, ipv6(50, bytes(40), "fd00::1", "fd00::2")), False),
+        (frame(0x86DD, ipv6(44, bytes(40), "fd00::1", "fd00::2")), True),
+    ],
+)
+def test_a_fragment_is_known(one: pcap.Frame, part: bool) -> None:
+    packet = pcap.parse_packet(one)
+    assert packet is not None
+    assert packet.fragment is part
+
+
+@pytest.mark.parametrize(
+    ("one", "told"),
+    [
+        (frame(0x0800, ipv4(1, b"\x03\x04" + bytes(34), A, B)), True),
+        (frame(0x0800, ipv4(1, b"\x03\x01" + bytes(34), A, B)), False),
+        (frame(0x0800, ipv4(1, b"\x08\x00" + bytes(34), A, B)), False),
+        (frame(0x0800, ipv4(17, b"\x03\x04" + bytes(34), A, B)), False),
+        (frame(0x86DD, ipv6(58, b"\x02" + bytes(47), "fd00::1", "fd00::2")), True),
+        (frame(0x86DD, ipv6(58, b"\x80" + bytes(47), "fd00::1", "fd00::2")), False),
+    ],
+)
+def test_it_is_known_what_tells_a_sender_to_send_less(one: pcap.Frame, told: bool) -> None:
+    packet = pcap.parse_packet(one)
+    assert packet is not None
+    assert packet.says_too_big() is told
+
+
 @pytest.mark.parametrize("data", [b"", bytes(24), b"\xd4\xc3\xb2\xa1" + bytes(20)])
 def test_what_is_no_capture_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no pcap file"):

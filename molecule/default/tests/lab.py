@@ -114,6 +114,10 @@ class Capture:
             if packet is not None:
                 yield packet
 
+    def fragments(self) -> list[pcap.Packet]:
+        """Return the packets that are only a part of one."""
+        return [packet for packet in self.packets() if packet.fragment]
+
     def addresses(self) -> set[str]:
         """Return every IP address that stands in the outermost header of a packet."""
         return {a for packet in self.packets() for a in (packet.source, packet.destination)}

@@ -23,6 +23,10 @@ ICMP, TCP, UDP, ESP, ICMPV6 = 1, 6, 17, 50, 58
 _IKE_PORTS = {500, 4500}
 _DHCP_PORTS = {67, 68}
 
+_MORE, _OFFSET = 0x2000, 0x1FFF  # in an IPv4 header's word of fragments (RFC 791, 3.1)
+_FRAGMENT_HEADER = 44  # of IPv6
+_FRAGMENTATION_NEEDED, _PACKET_TOO_BIG = b"\x03\x04", b"\x02"  # ICMP's type and code, ICMPv6's type
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -52,7 +56,8 @@ class Frame:
 @dataclass(frozen=True, slots=True)
 class Packet:
     """The IP header of a frame. The ports are None but for TCP and UDP, and in later fragments;
-    payload is what follows the IP header, without the frame's padding."""
+    payload is what follows the IP header, without the frame's padding; fragment is whether this is
+    a part of a packet only."""
 
     version: int
     source: str
@@ -61,10 +66,17 @@ class Packet:
     source_port: int | None
     destination_port: int | None
     payload: bytes
+    fragment: bool = False
 
     @property
     def ports(self) -> set[int]:
         return {port for port in (self.source_port, self.destination_port) if port is not None}
+
+    def says_too_big(self) -> bool:
+        """Whether this tells a sender that its packets have to be smaller, or cut."""
+        if self.protocol == ICMP:
+            return self.payload[:2] == _FRAGMENTATION_NEEDED
+        return self.protocol == ICMPV6 and self.payload[:1] == _PACKET_TOO_BIG
 
     def is_link_local(self) -> bool:
         """Whether this is IPv6 housekeeping that no router passes on."""
@@ -101,29 +113,34 @@ def parse_packet(frame: Frame) -> Packet | None:
     data = frame.packet
     if frame.ethertype == ETHERTYPE_IPV4 and len(data) >= 20:
         header = (data[0] & 0x0F) * 4
-        total, first_fragment = (
-            int.from_bytes(data[2:4], "big"),
-            not int.from_bytes(data[6:8], "big") & 0x1FFF,
-        )
-        source, destination = (str(ipaddress.IPv4Address(data[i : i + 4])) for i in (12, 16))
-        return _with_ports(4, source, destination, data[9], data[header:total], first_fragment)
+        total, cut = (int.from_bytes(data[i : i + 2], "big") for i in (2, 6))
+        addresses = [str(ipaddress.IPv4Address(data[i : i + 4])) for i in (12, 16)]
+        payload, first, part = data[header:total], not cut & _OFFSET, bool(cut & (_MORE | _OFFSET))
+        return _with_ports(4, addresses, data[9], payload, first=first, fragment=part)
     if frame.ethertype == ETHERTYPE_IPV6 and len(data) >= 40:
         total = 40 + int.from_bytes(data[4:6], "big")
-        source, destination = (str(ipaddress.IPv6Address(data[i : i + 16])) for i in (8, 24))
+        addresses = [str(ipaddress.IPv6Address(data[i : i + 16])) for i in (8, 24)]
         protocol, payload = data[6], data[40:total]
         if protocol == 0 and len(payload) >= 8:  # hop-by-hop options, as MLD has them
             protocol, payload = payload[0], payload[8 + payload[1] * 8 :]
-        return _with_ports(6, source, destination, protocol, payload, True)
+        part = protocol == _FRAGMENT_HEADER
+        return _with_ports(6, addresses, protocol, payload, first=True, fragment=part)
     return None
 
 
 def _with_ports(
-    version: int, source: str, destination: str, protocol: int, payload: bytes, first: bool
+    version: int,
+    addresses: list[str],
+    protocol: int,
+    payload: bytes,
+    *,
+    first: bool,
+    fragment: bool,
 ) -> Packet:
     ports: tuple[int | None, int | None] = (None, None)
     if first and protocol in (TCP, UDP) and len(payload) >= 4:
         ports = struct.unpack("!HH", payload[:4])
-    return Packet(version, source, destination, protocol, *ports, payload)
+    return Packet(version, *addresses, protocol, *ports, payload, fragment)
 
 
 def describe(frame: Frame) -> str:

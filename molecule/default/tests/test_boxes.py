@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import lab
 import pytest
 from testinfra.host import Host
@@ -53,6 +55,18 @@ def test_the_control_socket_is_closed_to_others(box: Host) -> None:
 @pytest.mark.parametrize("program", ["cc", "gcc", "make", "telnetd", "inetd", "nginx"])
 def test_the_box_has_no_such_program(box: Host, program: str) -> None:
     assert not box.exists(program)
+
+
+def test_packets_are_aggregated_into_envelopes_of_the_paths_size(box: Host) -> None:
+    def mtu(device: str) -> int:
+        (link,) = json.loads(box.check_output("ip -json link show dev %s", device))
+        return int(link["mtu"])
+
+    connection = lab.connection(box)
+    assert (connection["aggfrag"], connection["super_packets"]) == (True, True)
+    # All of the lab's wild networks take as much as the box's own.
+    lab.wait_for(lambda: lab.connection(box)["path_mtu"] == mtu("wild0"), "the path's MTU", 5)
+    assert mtu("moat0") == 65_535
 
 
 def test_what_no_rule_allows_is_dropped(box: Host) -> None:

@@ -1,15 +1,17 @@
-"""pc and corp reach each other through the tunnel, one hop between moat and portal."""
+"""pc and corp reach each other through the tunnel, one hop between moat and portal, and with
+packets of whatever size they like."""
 
 from __future__ import annotations
 
+import json
 import re
 
 import lab
 import pytest
 from testinfra.host import Host
 
-# Sends datagrams of many sizes to argv[1], up to ones that IP has to cut into fragments, and says
-# how many have come back as they were.
+# Sends datagrams of many sizes to argv[1], up to the largest that there is, which IP has to cut
+# into fragments, and says how many have come back as they were.
 UDP_CLIENT = """
 import os, socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -17,7 +19,7 @@ s = socket.socket(family, socket.SOCK_DGRAM)
 s.settimeout(2)
 s.connect((sys.argv[1], 7001))
 good = 0
-for size in [1, 100, 1000, 1400, 1472, 4000, 8000] * 20:
+for size in [1, 100, 1000, 1400, 1472, 4000, 8000, 65507] * 20:
     data = os.urandom(size)
     s.send(data)
     good += s.recv(65535) == data
@@ -30,6 +32,15 @@ s.bind(("::", 7001))
 while True:
     s.sendto(*s.recvfrom(65535))
 """
+
+
+# Says how many octets a segment of TCP to port 80 of argv[1] may have.
+SEGMENT = """
+import socket, sys
+s = socket.create_connection((sys.argv[1], 80), timeout=5)
+print(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+"""
+HEADERS = 20 + 20 + 12  # of IPv4, and of TCP with its timestamps
 
 
 def transfer(sender: Host, receiver: Host, address: str, size: int) -> None:
@@ -65,16 +76,33 @@ def test_corp_pings_pc(corp: Host, address: str) -> None:
     assert "20 received, 0% packet loss" in output
 
 
-@pytest.mark.parametrize("size", [1472, 4000])
-def test_pings_as_large_as_the_mtu_and_larger(pc: Host, size: int) -> None:
-    output = pc.check_output("ping -n -c 5 -i 0.1 -W 2 -s %s %s", str(size), lab.CORP)
-    assert "5 received, 0% packet loss" in output
+@pytest.mark.parametrize(
+    ("address", "size", "cut"),
+    [
+        # As many octets as pc's own network takes, with its headers, and more.
+        (lab.CORP, 1472, "do"),
+        (lab.CORP, 8000, "dont"),
+        (lab.CORP6, 1452, "do"),
+        (lab.CORP6, 8000, "dont"),
+    ],
+)
+def test_packets_of_any_size_pass_and_no_client_is_told_to_send_less(
+    pc: Host, corp: Host, address: str, size: int, cut: str
+) -> None:
+    back = lab.PC6 if ":" in address else lab.PC
+    with lab.capture("pc", "home0") as at_home, lab.capture("corp", "corp0") as at_corp:
+        for machine, to in ((pc, address), (corp, back)):
+            command = "ping -n -M %s -c 5 -i 0.1 -W 2 -s %s %s"
+            output = machine.check_output(command, cut, str(size), to)
+            assert "5 received, 0% packet loss" in output
+    for seen in (at_home, at_corp):
+        assert not [packet for packet in seen.packets() if packet.says_too_big()]
+        assert bool(seen.fragments()) is (cut == "dont")
 
 
-@pytest.mark.parametrize("size", [1472])
-def test_a_full_packet_that_may_not_be_cut_passes_whole(pc: Host, size: int) -> None:
-    output = pc.check_output("ping -n -M do -c 5 -i 0.1 -W 2 -s %s %s", str(size), lab.CORP)
-    assert "5 received, 0% packet loss" in output
+def test_tcp_fills_what_pcs_own_network_takes(pc: Host) -> None:
+    (link,) = json.loads(pc.check_output("ip -json link show dev home0"))
+    assert int(lab.send_python("pc", SEGMENT, lab.WEB)) == link["mtu"] - HEADERS
 
 
 def test_50_megabytes_to_corp(pc: Host, corp: Host) -> None:
@@ -94,7 +122,7 @@ def test_tcp_over_ipv6(pc: Host, corp: Host) -> None:
 def test_udp_datagrams_come_back(corp: Host, address: str) -> None:
     with lab.service(corp, "echo", "/usr/bin/python3", "-c", UDP_ECHO):
         lab.wait_for(lambda: corp.run("ss --no-header -lun sport = :7001").stdout, "echo", 5)
-        assert lab.send_python("pc", UDP_CLIENT, address).strip() == "140"
+        assert lab.send_python("pc", UDP_CLIENT, address).strip() == "160"
 
 
 @pytest.mark.parametrize("method", ["--icmp", "--udp"])

@@ -41,7 +41,8 @@ def test_the_wild_side_sees_envelopes_only(pc: Host, corp: Host, moat: Host) -> 
     ):
         lab.wait_for(lambda: corp.run("ss --no-header -ltn sport = :7003").stdout, "receiver", 5)
         for address in (lab.CORP, lab.CORP6):
-            pc.run_expect([0], "ping -n -c 20 -i 0.05 -s 1000 -p %s %s", pattern, address)
+            for size in ("1000", "8000"):
+                pc.run_expect([0], "ping -n -c 10 -i 0.05 -s %s -p %s %s", size, pattern, address)
         lab.send_python("pc", SEND_MARKERS, pattern, lab.CORP, lab.CORP6)
         pc.run_expect([0], "traceroute -n -q 1 -w 2 -m 8 %s", lab.CORP)
         pc.run_expect([0], "curl --silent --fail --max-time 5 http://%s/", lab.WEB)
@@ -53,6 +54,7 @@ def test_the_wild_side_sees_envelopes_only(pc: Host, corp: Host, moat: Host) -> 
     for seen in captures:
         assert seen.strangers() == set()
         assert seen.summary()["ESP"] > 100
+        assert seen.fragments() == []
         assert MARKER not in seen.raw
         for address in INSIDE:
             assert ipaddress.ip_address(address).packed not in seen.raw
