@@ -21,6 +21,7 @@ from moatvpn.counters import Counters
 from moatvpn.crypto.sign import generate_private_key, load_private_key
 from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.drivers.udp import UdpPort
+from moatvpn.esp.child import Abilities
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildUp, IkeDown, IkeUp
 from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
@@ -66,7 +67,14 @@ class Moat:
 
     def start(self, portal_key: str, now: float) -> IkeEndpoint:
         """Begin to call the portal; return the endpoint that does."""
-        ike = IkeEndpoint(self.identity, self.signer, Counters(), os.urandom, lambda _: self.host)
+        ike = IkeEndpoint(
+            self.identity,
+            self.signer,
+            Counters(),
+            os.urandom,
+            lambda _: self.host,
+            abilities=Abilities(aggfrag=True),
+        )
         config = ConnectionConfig(
             name=PORTAL,
             remote_identity=IDENTITY,
