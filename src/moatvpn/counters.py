@@ -24,12 +24,14 @@ class DropReason(Enum):
     ESP_AGGFRAG_MALFORMED = "esp-aggfrag-malformed"  # RFC 9347, 6.1
     ESP_INCOMPLETE = "esp-incomplete"  # raw packets, a part of which never came
     ESP_INNER_ECN = "esp-inner-ecn"  # RFC 6040: congestion experienced on a not-ECT packet
+    ESP_OVER_SHARE = "esp-over-share"  # more than its part of what we can work on
     ESP_BAD_OFFLOAD = "esp-bad-offload"  # a super-packet with an unsound virtio header
     # ESP, outbound
     OUT_MALFORMED = "out-malformed"
     OUT_NO_POLICY = "out-no-policy"
     OUT_NO_SA = "out-no-sa"
     OUT_SA_EXHAUSTED = "out-sa-exhausted"
+    OUT_OVER_SHARE = "out-over-share"  # more than its part of what we can work on
     OUT_QUEUE_FULL = "out-queue-full"  # more than the tunnel's constant rate takes
     OUT_SEND_FAILED = "out-send-failed"
     OUT_TOO_LARGE = "out-too-large"  # not to be fragmented, and more than the interface carries

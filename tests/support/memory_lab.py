@@ -6,6 +6,8 @@ Time is virtual: run() goes from deadline to deadline. A Nat may stand on the pa
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +55,7 @@ class Box:
         self.signer = load_private_key(generate_private_key())
         self.host = lab.network.attach(address, self.counters)
         self.tun = MemoryTun()
+        self.soon: deque[Callable[[], None]] = deque()
         randomness = random.Random(seed)
         ike = IkeEndpoint(
             identity,
@@ -67,7 +70,7 @@ class Box:
         esp = EspProcessor(self.counters, several_addresses=len(own_hosts) > 1)
         self.engine = PacketEngine(ike, esp, self.counters, log)
         self.forwarder = PacketForwarder(
-            self.engine, self.tun, self.host.raw, self.host.ports, lambda: lab.now
+            self.engine, self.tun, self.host.raw, self.host.ports, lambda: lab.now, self.soon.append
         )
 
     def turn(self) -> None:
@@ -76,11 +79,14 @@ class Box:
         for port in self.host.ports:
             self.forwarder.from_strangers(port)
             self.forwarder.from_udp(port)
+        for _ in range(len(self.soon)):
+            self.soon.popleft()()
 
     def busy(self) -> bool:
         ports = self.host.ports.values()
         return bool(
-            self.tun.waiting
+            self.soon
+            or self.tun.waiting
             or self.host.raw.waiting
             or any(port.messages or port.arrivals or port.strangers.messages for port in ports)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.engine import Engine
@@ -21,6 +21,9 @@ from moatvpn.esp.burst import Burst
 from moatvpn.esp.coalesce import WORTH_JOINING, joined
 from moatvpn.esp.inbound import Delivery
 from moatvpn.wire.endpoint import NAT_PORT, Datagram
+
+_FURTHER = 8  # batches that are read beyond the first, and wait
+_AT_ONCE = 1 << 18  # octets of what waits that are worked on before the devices are read again
 
 
 class Forwarder(ABC):
@@ -43,12 +46,15 @@ class Forwarder(ABC):
         self._take(*self._ports[port].strangers.receive(STRANGERS_BATCH))
 
     def _take(self, arrivals: list[EspArrival], messages: list[Datagram]) -> None:
-        now = self._clock()
-        for message in messages:
-            self._engine.from_ike(message, now)
+        self._take_messages(messages)
         if arrivals:
             self._arrived(arrivals)
         self.flush()
+
+    def _take_messages(self, messages: list[Datagram]) -> None:
+        now = self._clock()
+        for message in messages:
+            self._engine.from_ike(message, now)
 
     @abstractmethod
     def _arrived(self, arrivals: list[EspArrival]) -> None:
@@ -66,7 +72,12 @@ class Forwarder(ABC):
 
 
 class PacketForwarder(Forwarder):
-    """One daemon's engine at its devices, where it carries the packets itself."""
+    """One daemon's engine at its devices, where it carries the packets itself.
+
+    What a device has beyond one batch is read, too, and waits in fair shares (esp.shares): so the
+    kernel's queues, which drop everybody's packets alike, stay short. soon has a callback called
+    once all devices have been looked at.
+    """
 
     def __init__(
         self,
@@ -75,21 +86,77 @@ class PacketForwarder(Forwarder):
         raw: RawSocket,
         ports: Mapping[int, UdpSocket],
         clock: Clock,
+        soon: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__(engine, ports, clock)
         self._packets = engine
+        self._shares = engine.shares
         self._tun = tun
         self._raw = raw
+        self._soon = soon
+        self._awaited = False  # _serve is to be called soon
 
     def from_tun(self) -> None:
         """Send the raw packets that wait at the TUN as envelopes."""
-        now = self._clock()
-        self._send(self._packets.from_tun(self._tun.read_batch(), now))
+        tun, shares = self._tun, self._shares
+        packets = tun.read_batch()
+        if tun.more or shares.packets_wait:
+            shares.leave(packets)
+            for _ in range(_FURTHER):
+                if not tun.more:
+                    break
+                shares.leave(tun.read_batch())
+            self._serve_soon()
+        else:
+            self._send(self._packets.from_tun(packets, self._clock()))
         self.flush()
 
     def from_raw(self) -> None:
         """Take in the ESP packets that wait at the raw socket."""
-        self._arrived(self._raw.receive())
+        self._take_from(self._raw, self._raw.receive)
+
+    def from_udp(self, port: int) -> None:
+        """Take in the ESP packets and IKE messages that wait at one of our UDP ports."""
+        queue = self._ports[port]
+
+        def receive() -> list[EspArrival]:
+            arrivals, messages = queue.receive()
+            self._take_messages(messages)
+            return arrivals
+
+        self._take_from(queue, receive)
+
+    def _take_from(
+        self, source: RawSocket | UdpSocket, receive: Callable[[], list[EspArrival]]
+    ) -> None:
+        arrivals, shares = receive(), self._shares
+        if source.more or shares.arrivals_wait:
+            shares.arrive(arrivals)
+            for _ in range(_FURTHER):
+                if not source.more or not arrivals:
+                    break
+                arrivals = receive()
+                shares.arrive(arrivals)
+            self._serve_soon()
+        elif arrivals:
+            self._arrived(arrivals)
+        self.flush()
+
+    def _serve_soon(self) -> None:
+        if not self._awaited:
+            self._awaited = True
+            self._soon(self._serve)
+
+    def _serve(self) -> None:
+        """Work on some of what waits, both ways, and come back for more."""
+        self._awaited = False
+        shares = self._shares
+        if shares.arrivals_wait:
+            self._arrived(shares.arrivals(_AT_ONCE))
+        if shares.packets_wait:
+            self._send(self._packets.from_tun(shares.packets(_AT_ONCE), self._clock()))
+        if shares.arrivals_wait or shares.packets_wait:
+            self._serve_soon()
         self.flush()
 
     def handle_timer(self) -> None:

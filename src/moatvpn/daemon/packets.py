@@ -20,7 +20,10 @@ from moatvpn.ike.endpoint import IkeEndpoint
 
 
 class PacketEngine(Engine):
-    """An engine whose data plane is the processor that packets pass through here."""
+    """An engine whose data plane is the processor that packets pass through here.
+
+    shares are the processor's queues, which whoever reads the devices fills and empties.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class PacketEngine(Engine):
     ) -> None:
         super().__init__(ike, esp, counters, log, **beside)
         self._processor = esp
+        self.shares = esp.shares
 
     def from_tun(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
         """Yield the envelopes of raw packets of ours, each burst to be sent before the next.

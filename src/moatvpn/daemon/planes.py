@@ -109,7 +109,7 @@ class Planes:
         several = len(self._config.wild_addresses) > 1
         esp = EspProcessor(self._counters, several_addresses=several)
         engine = PacketEngine(ike, esp, self._counters, self._log, **beside)
-        forwarder = PacketForwarder(engine, tun, raw, ports, self._clock)
+        forwarder = PacketForwarder(engine, tun, raw, ports, self._clock, self._loop.soon)
         self._loop.watch(tun, forwarder.from_tun)
         self._loop.watch(raw, forwarder.from_raw)
         return engine, forwarder

@@ -33,9 +33,11 @@ class Tun(Protocol):
 
     An offload is Linux's virtio_net_hdr of 10 octets, which says how a packet is to be finished:
     its segments cut, its checksum filled in. It is empty for a packet that is whole as it stands.
+    more: something may still have waited after the last batch.
     takes_super_packets, takes_udp: the kernel finishes those of TCP, and of UDP, that we write.
     """
 
+    more: bool
     takes_super_packets: bool
     takes_udp: bool
 
@@ -60,7 +62,9 @@ class EspSocket(Protocol):
 
 
 class RawSocket(EspSocket, Protocol):
-    """ESP as IP protocol 50 (RFC 4303, 2)."""
+    """ESP as IP protocol 50 (RFC 4303, 2). more: something may have waited after the last call."""
+
+    more: bool
 
     def receive(self, limit: int = BATCH) -> list[EspArrival]:
         """Return the ESP packets that wait now, at most limit of them; never block."""
@@ -68,7 +72,15 @@ class RawSocket(EspSocket, Protocol):
 
 
 class UdpQueue(Protocol):
-    """Datagrams that wait at a UDP port of ours: 500, or 4500 with the framing of RFC 3948."""
+    """Datagrams that wait at a UDP port of ours: 500, or 4500 with the framing of RFC 3948.
+
+    more: something may still have waited after the last call.
+    """
+
+    @property
+    def more(self) -> bool:
+        """Return whether there may be more than what came last."""
+        ...
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
         """Return the ESP packets and the IKE messages that wait now; never block.

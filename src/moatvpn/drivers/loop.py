@@ -34,6 +34,7 @@ class Loop:
         self._clock = clock
         self._epoll = select.epoll()
         self._callbacks: dict[int, tuple[Callback | None, Callback | None]] = {}
+        self._soon: list[Callback] = []
         self._running = False
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
 
@@ -55,6 +56,13 @@ class Loop:
         fd = source.fileno()
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    def soon(self, callback: Callback) -> None:
+        """Call back once, after those whose descriptors are ready; this waits for none of them.
+
+        Asked again by the callback itself, it comes in the next round.
+        """
+        self._soon.append(callback)
 
     def handle_signals(self, numbers: Iterable[int], callback: SignalCallback) -> None:
         """Call back, from within the loop, with the number of each of these signals."""
@@ -86,6 +94,8 @@ class Loop:
         while self._running:
             due = deadline()
             timeout = None if due is None else max(0.0, due - clock())
+            if self._soon:
+                timeout = 0.0
             for fd, events in poll(timeout):
                 # Asked anew each time: an earlier callback of this round may have changed them.
                 # An error or the other end's hanging up is found out by reading, or by writing.
@@ -96,6 +106,9 @@ class Loop:
                     writable()
                 if not self._running:
                     return
+            soon, self._soon = self._soon, []
+            for callback in soon:
+                callback()
             if due is not None and clock() >= due:
                 on_deadline()
 

@@ -26,10 +26,12 @@ class MemoryTun:
         self.delivered: list[bytes] = []
         self.offloads: list[bytes] = []
         self.takes_super_packets = self.takes_udp = False
+        self.more = False
 
     def read_batch(self, limit: int = BATCH) -> list[tuple[memoryview, bytes]]:
         """Return the raw packets that wait now, at most limit of them."""
         number = min(limit, len(self.waiting))
+        self.more = number == limit
         return [(memoryview(self.waiting.popleft()), b"") for _ in range(number)]
 
     def write(self, pieces: Sequence[Packet], offload: bytes = b"") -> bool:
@@ -152,9 +154,11 @@ class MemoryRaw:
     def __init__(self, host: MemoryHost) -> None:
         self._host = host
         self.waiting: deque[EspArrival] = deque()
+        self.more = False
 
     def receive(self, limit: int = BATCH) -> list[EspArrival]:
         """Return the ESP packets that wait now, at most limit of them."""
+        self.more = len(self.waiting) >= limit
         return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
 
     def send_burst(self, burst: Burst) -> bool:
@@ -169,11 +173,13 @@ class MemoryQueue:
     def __init__(self) -> None:
         self.arrivals: deque[EspArrival] = deque()
         self.messages: deque[Datagram] = deque()
+        self.more = False
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
         """Return the ESP packets and the IKE messages that wait now, limit of both at most."""
         messages = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         rest = min(limit - len(messages), len(self.arrivals))
+        self.more = len(messages) + rest == limit
         return [self.arrivals.popleft() for _ in range(rest)], messages
 
 

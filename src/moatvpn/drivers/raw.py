@@ -43,6 +43,7 @@ class RawEspSocket:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
+        self.more = False  # something may have waited after the last call
         try:
             self._socket = socket.socket(
                 socket.AF_INET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, IP_PROTOCOL_ESP
@@ -71,7 +72,8 @@ class RawEspSocket:
                 append(strip(place, size))
             except PeerError as error:
                 self._counters.drop(error.reason)
-        if len(sizes) == limit:
+        self.more = len(sizes) == min(limit, BATCH)
+        if self.more:
             self._overflow.look()
         return arrivals
 

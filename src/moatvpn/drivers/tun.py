@@ -56,6 +56,7 @@ class TunDevice:
     def __init__(self, name: str, counters: Counters, *, offloads: bool = True) -> None:
         self.name = name
         self._counters = counters
+        self.more = False  # something may have waited after the last batch
         try:
             self._fd, self.takes_super_packets, self.takes_udp = _open(name, offloads)
         except OSError as error:
@@ -81,6 +82,7 @@ class TunDevice:
         packets: list[tuple[memoryview, bytes]] = []
         append, read, fd, view = packets.append, os.readv, self._fd, self._view
         used, head = 0, HEADER_LENGTH if self.takes_super_packets else 0
+        self.more = True
         try:
             while len(packets) < limit and used <= _BURST:
                 start = used + head
@@ -90,7 +92,7 @@ class TunDevice:
                     header = bytes(view[start - head : start])
                 append((view[start:used], header))
         except BlockingIOError:
-            pass
+            self.more = False
         except OSError as error:
             raise OperatorError(
                 f"TUN device {self.name}", f"cannot be read ({error.strerror})", "Make it anew"

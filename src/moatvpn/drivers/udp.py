@@ -89,6 +89,7 @@ class UdpQueue:
         joined: bool = True,
     ) -> None:
         self.port = 0
+        self.more = False  # something may have waited after the last call
         self._framed = framed
         self._counters = counters
         self._view = memoryview(bytearray(_BURST + LONGEST))
@@ -119,6 +120,7 @@ class UdpQueue:
         receive_into = self.socket.recvmsg_into
         told: list[Ancillary] = []
         tos, segment, local = _UNTOLD
+        self.more = False
         for _ in range(limit):
             if used > _BURST:
                 break
@@ -145,6 +147,7 @@ class UdpQueue:
                 arrivals += [(part, length, source, tos) for part in envelopes]
             own = endpoint(socket.inet_ntoa(local), self.port)
             messages += [Datagram(message, own, source) for message in marked]
+        self.more = True
         self._overflow.look()
         return arrivals, messages
 
@@ -181,6 +184,11 @@ class UdpPort:
             self.close()
             raise cannot_open(f"UDP port {port}", error) from error
         self.strangers.port = self.established.port = self.port
+
+    @property
+    def more(self) -> bool:
+        """Return whether something may have waited after the last call of receive."""
+        return self.established.more
 
     def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
         """Return what waits now of all but strangers, as UdpQueue.receive does."""

@@ -62,7 +62,7 @@ class Outbound:
         groups: dict[tuple[Pair, int], list[Raw]] = {}
         for raw in packets:
             packet = raw[0]
-            found = self._pair_of(packet)
+            found = self.pair_of(packet)
             if isinstance(found, DropReason):
                 self._counters.drop(found)
                 continue
@@ -89,7 +89,8 @@ class Outbound:
 
     # Policy
 
-    def _pair_of(self, packet: memoryview) -> Pair | DropReason:
+    def pair_of(self, packet: memoryview) -> Pair | DropReason:
+        """Return the SAs that a raw packet of ours leaves on, or why there are none."""
         size = len(packet)
         if size >= 20 and packet[0] == 0x45:
             if packet[2] << 8 | packet[3] != size:

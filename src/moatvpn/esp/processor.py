@@ -17,6 +17,7 @@ from moatvpn.esp.inbound import Arrival, Arrived, Inbound
 from moatvpn.esp.outbound import Outbound, Raw
 from moatvpn.esp.paths import Paths
 from moatvpn.esp.sad import Connection, Pair
+from moatvpn.esp.shares import Shares
 from moatvpn.esp.spd import Spd
 from moatvpn.esp.statistics import EspStatistics, statistics_of
 from moatvpn.wire.endpoint import Endpoint
@@ -27,6 +28,7 @@ class EspProcessor:
 
     several_addresses: peers reach us at several, and a NAT before one of them lets in only what
     comes from where it has sent to: so envelopes leave from there, whatever the kernel's routing.
+    shares are the queues of what cannot be worked on at once.
     """
 
     def __init__(self, counters: Counters, *, several_addresses: bool = False) -> None:
@@ -41,6 +43,7 @@ class EspProcessor:
         self._paths = Paths(self._connections, self._outbound)
         self._inbound = Inbound(self._pairs, counters, self._activate, self._paths)
         self._told: list[str] = []
+        self.shares = Shares(self._pairs, self._outbound, counters)
 
     # SAs
 

@@ -130,3 +130,25 @@ def test_a_signal_wakes_the_loop(loop: Loop) -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert numbers == [signal.SIGUSR1]
+
+
+def test_what_is_to_be_done_soon_comes_once_after_the_descriptors(loop: Loop, pair: Pair) -> None:
+    calls: list[str] = []
+
+    def again() -> None:
+        calls.append("soon")
+        if len(calls) < 6:
+            loop.soon(again)
+        else:
+            loop.stop()
+
+    pair[1].send(b"always readable")
+    loop.watch(pair[0], lambda: calls.append("read"))
+    loop.soon(again)
+    loop.run(lambda: None, nothing)
+    assert calls == ["read", "soon"] * 3
+
+
+def test_what_is_to_be_done_soon_waits_for_nothing(loop: Loop) -> None:
+    loop.soon(loop.stop)
+    loop.run(lambda: None, nothing)

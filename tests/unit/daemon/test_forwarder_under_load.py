@@ -1,0 +1,72 @@
+"""More than a batch at the devices: nothing modest is lost, all stays in order, IKE is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from memory_lab import MOAT_WILD, PORTAL_WILD, Lab, ipv4
+
+from moatvpn.drivers.interfaces import BATCH
+from moatvpn.drivers.memory import WildPacket
+from moatvpn.wire.endpoint import Endpoint
+
+
+@pytest.fixture(params=["auto", "udp"])
+def lab(request: pytest.FixtureRequest, log: Any) -> Lab:
+    lab = Lab(request.param, log)
+    lab.run(3)
+    return lab
+
+
+def test_several_batches_cross_whole_and_in_order(lab: Lab) -> None:
+    sent = [ipv4("10.201.1.5", "10.50.0.7", bytes((n >> 8, n & 255))) for n in range(5 * BATCH)]
+    lab.moat.tun.waiting.extend(sent)
+    lab.settle()
+    assert lab.portal.tun.delivered == sent
+    assert not lab.portal.counters.snapshot()
+    assert not lab.moat.counters.snapshot()
+
+
+def envelope_of(lab: Lab) -> WildPacket:
+    before = len(lab.network.sent)
+    assert lab.carries()
+    return next(
+        packet
+        for packet in lab.network.sent[before:]
+        if not packet.ike and packet.destination.host == PORTAL_WILD
+    )
+
+
+def test_a_flood_beyond_a_share_costs_no_decryption_and_no_turn(lab: Lab) -> None:
+    seen = envelope_of(lab)
+    spi = seen.data[:4]
+    flood = [spi + n.to_bytes(4, "big") + bytes(1400) for n in range(1000, 6000)]
+    for data in flood:
+        lab.portal.host.arrive(
+            WildPacket(data, Endpoint("203.0.113.66", seen.source.port), seen.destination)
+        )
+    lab.moat.tun.waiting.append(ipv4("10.201.1.5", "10.50.0.7", b"modest"))
+    lab.moat.forwarder.from_tun()
+    lab.portal.turn()
+    drops = lab.portal.counters.snapshot()
+    assert set(drops) <= {"esp-not-authentic", "esp-over-share"}
+    lab.settle()
+    assert [packet[20:] for packet in lab.portal.tun.delivered][-1:] == [b"modest"]
+    drops = lab.portal.counters.snapshot()
+    assert drops["esp-over-share"] > 1000
+    assert sum(drops.values()) == len(flood)
+
+
+def test_ike_is_served_while_envelopes_pile_up(lab: Lab) -> None:
+    port = 4500 if lab.portal.engine.show("m0001", lab.now)["encapsulation"] == "udp" else 0
+    stranger = Endpoint("203.0.113.66", port)
+    for number in range(1, 40 * BATCH):
+        data = number.to_bytes(4, "big") + bytes(100)
+        lab.portal.host.arrive(WildPacket(data, stranger, Endpoint(PORTAL_WILD, port)))
+    lab.moat.engine.rekey("portal1", "child", lab.now)
+    lab.moat.forwarder.flush()
+    sent = len(lab.network.sent)
+    lab.portal.turn()
+    answers = [packet for packet in lab.network.sent[sent:] if packet.ike]
+    assert [packet.destination.host for packet in answers] == [MOAT_WILD]
