@@ -1,4 +1,4 @@
-"""A stream of small UDP datagrams one way through a tunnel, and when they arrived.
+"""A stream of single UDP datagrams one way through a tunnel, and when they arrived.
 
 Nothing goes the other way for it, so that it shows whether a side that only receives is found.
 """
@@ -28,7 +28,7 @@ sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((sys.argv[1], int(sys.argv[2])))
 print("ready", flush=True)
 while True:
-    print(sock.recv(64).decode(), flush=True)
+    print(sock.recv(1 << 16).decode(), flush=True)
 """
 
 _SEND = """
@@ -36,7 +36,8 @@ import socket, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 while True:
     try:
-        sock.sendto(str(time.monotonic()).encode(), (sys.argv[1], int(sys.argv[2])))
+        data = str(time.monotonic()).encode().ljust(int(sys.argv[4]))
+        sock.sendto(data, (sys.argv[1], int(sys.argv[2])))
     except OSError:
         pass  # no way for the moment
     time.sleep(float(sys.argv[3]))
@@ -57,8 +58,11 @@ class Stream:
 
 
 @contextmanager
-def stream(sender: Namespace, receiver: Namespace, address: str) -> Iterator[Stream]:
-    """Send datagrams to address, which is receiver's, for the length of the block."""
+def stream(sender: Namespace, receiver: Namespace, address: str, size: int = 0) -> Iterator[Stream]:
+    """Send datagrams to address, which is receiver's, for the length of the block.
+
+    size is how many octets each has at least.
+    """
     result = Stream()
     pipe = subprocess.PIPE
     words = (sys.executable, "-u", "-c", _RECEIVE, address, PORT)
@@ -74,7 +78,7 @@ def stream(sender: Namespace, receiver: Namespace, address: str) -> Iterator[Str
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            words = (sys.executable, "-c", _SEND, address, PORT, str(EVERY))
+            words = (sys.executable, "-c", _SEND, address, PORT, str(EVERY), str(size))
             with sender.popen(*words) as source:
                 try:
                     yield result

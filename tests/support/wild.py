@@ -31,7 +31,6 @@ MOAT_WILD, HOME = "203.0.113.10", "203.0.113.1"
 OUTSIDE = "192.0.2.254"
 PC, PC6 = "10.201.1.2", "fd00:201:1::2"
 CORP, CORP6 = "10.50.0.2", "fd00:50::2"
-LARGEST_TUN = 65535  # octets: what the kernel lets a TUN take at a time
 
 # All that passes the router, before any fragment could be put together. What the router itself
 # sends is seen as it leaves, which is after it has cut up what it may.
@@ -71,6 +70,7 @@ table inet silence {
 }
 """
 
+_DISCARD = 9  # the port of a service that nobody offers
 _CLONE_NEWNET = 0x40000000
 _SIOCETHTOOL, _ETHTOOL_SGRO = 0x8946, 0x2C  # <linux/sockios.h>, <linux/ethtool.h>
 
@@ -166,8 +166,6 @@ class Wild(Pair):
                 namespace.ip("address", "add", f"{host6}/64", "dev", "lan0", "nodad")
             client[0].ip("route", "add", "default", "via", side.inside)
             client[0].ip("route", "add", "default", "via", side.inside6)
-            # A raw packet of any size: the tunnel's MTU is virtually large.
-            box.ip("link", "set", "moat0", "mtu", str(LARGEST_TUN))
             for network, source in zip(into, (side.inside, side.inside6), strict=True):
                 box.ip("route", "add", network, "dev", "moat0", "src", source)
         for box, address, via in ((moat, MOAT_WILD, HOME), (portal, PORTAL.wild, OUTSIDE)):
@@ -233,14 +231,19 @@ class Wild(Pair):
         rows = (self.moat.connection("portal1"), self.portal.connection("m0001"))
         return rows[0]["path_mtu"], rows[1]["path_mtu"]
 
+    def measured(self) -> bool:
+        """Whether both ends have measured the wild path as it is; sends a little both ways.
+
+        Only where there is traffic is a path measured anew.
+        """
+        for sender, address in ((self.pc, CORP), (self.corp, PC)):
+            with socket_in(sender, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(bytes(4000), (address, _DISCARD))
+        return self.path_mtu() == self._narrow
+
     def settle(self, deadline: float) -> None:
-        """Wait until both ends have measured the wild path as it is now, with traffic both ways."""
-
-        def measured() -> bool:
-            self.pc.run("ping", "-c", "3", "-i", "0.05", "-W", "1", "-s", "1400", CORP, check=False)
-            return self.path_mtu() == self._narrow
-
-        wait_for(measured, f"a path MTU of {self._narrow}", deadline)
+        """Wait until both ends have measured the wild path as it is now."""
+        wait_for(self.measured, f"a path MTU of {self._narrow}", deadline)
 
 
 @contextmanager
@@ -257,15 +260,19 @@ def wild(
     directory: Path,
     encapsulation: str,
     change: Callable[[Wild], None] = lambda _: None,
+    letters: str = "mprcs",
 ) -> Iterator[Wild]:
-    """A tunnel over a wild side for the length of the block; change is done before it starts."""
+    """A tunnel over a wild side for the length of the block; change is done before it starts.
+
+    letters tell its five namespaces from those of other tunnels: moat, portal, router, pc, corp.
+    """
     with ExitStack() as stack:
         boxes = (
-            stack.enter_context(new_box(directory, "m", MOAT.identity)),
-            stack.enter_context(new_box(directory, "p", PORTAL.identity)),
+            stack.enter_context(new_box(directory, letters[0], MOAT.identity)),
+            stack.enter_context(new_box(directory, letters[1], PORTAL.identity)),
         )
         router, pc, corp = (
-            stack.enter_context(_namespace(directory, letter)) for letter in ("r", "c", "s")
+            stack.enter_context(_namespace(directory, letter)) for letter in letters[2:]
         )
         made = Wild(boxes, (router, pc, corp), encapsulation)
         change(made)
