@@ -114,11 +114,18 @@ class AeadOutboundSa(_Sending):
             return None
         size = len(plaintexts[0]) + self.overhead
         spi, salt, octets = self._spi, self._salt, ring.octets
+        if len(plaintexts) == 1:
+            # Small and lonely packets want an answer soon: for one, lists would cost as much again.
+            _START(octets, 0, spi, first % _SPAN, first)
+            head = _EXTENDED(spi, first) if self._esn else _HEADER(spi, first)
+            sealed = ring.view[CIPHERTEXT_AT:size]
+            self._aead.encrypt_into(_NONCE(salt, first), plaintexts[0], head, sealed)
+            return ring.view[:size]
         numbers = range(first, first + len(plaintexts))
         # Outgoing low halves wrap only with extended numbers: one look is enough for nearly all.
         wraps = numbers[-1] >= _SPAN
         for at, number in zip(range(0, size * len(plaintexts), size), numbers, strict=True):
-            _START(octets, at, spi, number & LAST_SEQUENCE if wraps else number, number)
+            _START(octets, at, spi, number % _SPAN if wraps else number, number)
         if self._esn:
             associated = [_EXTENDED(spi, number) for number in numbers]
         else:
@@ -209,7 +216,7 @@ class _Receiving:
                 break
             taken += 1
             sequence = following
-            if part[1] != following & LAST_SEQUENCE or (following >= _SPAN and not esn):
+            if part[1] != following % _SPAN or (following >= _SPAN and not esn):
                 if following != first:
                     window.commit_run(first, following - first)
                     first = following

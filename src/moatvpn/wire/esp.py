@@ -90,6 +90,8 @@ def parts_of(data: memoryview, size: int) -> list[Part]:
     """
     if size < MIN_LENGTH or len(data) < MIN_LENGTH:
         raise PeerError(DropReason.ESP_TOO_SHORT, f"{min(size, len(data))} octets")
+    if len(data) == size:
+        return [_part(size).unpack(data)]
     end = len(data) // size * size
     parts: list[Part] = list(_part(size).iter_unpack(data[:end]))
     if len(data) - end >= MIN_LENGTH:
