@@ -111,10 +111,12 @@ class PeerJournal:
             with self._path.open("rb") as file:
                 content = file.read(MOST_OCTETS + 1)
         except FileNotFoundError:
-            self._log("info", f"{self._path}: no peer is remembered yet")
-            return peers, None
+            content = b""
         except OSError as error:
             self._warn_unread(f"cannot be read ({error.strerror})")
+            return peers, None
+        if not content:  # as a box leaves it that only calls, and one without connections
+            self._log("info", f"{self._path}: no peer is remembered yet")
             return peers, None
         if len(content) > MOST_OCTETS:
             self._warn_unread(f"is longer than {MOST_OCTETS} octets")

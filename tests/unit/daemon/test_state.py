@@ -95,7 +95,6 @@ def test_the_journal_does_not_grow_for_ever(
 @pytest.mark.parametrize(
     ("content", "kept"),
     [
-        (b"", {}),
         (b"\x00\xff" * 500, {}),
         (b'["c1", "192.0.2.10", 500]\n["c2", "203.0.', {"c1": HOME}),
         (b'["c1", "192.0.2.10", 500]\n["c1"', {"c1": HOME}),
@@ -121,11 +120,18 @@ def test_what_is_broken_is_left_out_and_mended(
     again.close()
 
 
-def test_a_missing_one_is_told_once(tmp_path: Path, log: Any) -> None:
+def test_none_and_one_that_is_left_empty_are_no_fault(tmp_path: Path, log: Any) -> None:
     PeerJournal(tmp_path, log).close()
+    journal = PeerJournal(tmp_path, log)
+    journal.note("c1", HOME)
+    journal.note("c1", None)
+    journal.close()
+    again = PeerJournal(tmp_path, log)
+    assert again.peers() == {}
+    again.close()
     assert [(level, text.split(": ")[1]) for level, text, _ in log.lines] == [
         ("info", "no peer is remembered yet")
-    ]
+    ] * 3
 
 
 def test_a_full_disk_is_told_once_and_tried_until_it_has_room(
