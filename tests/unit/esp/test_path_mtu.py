@@ -131,7 +131,7 @@ def test_an_answer_that_comes_after_its_size_was_given_up_takes_that_back():
 @pytest.mark.parametrize("loss", [0.0, 0.05])
 @pytest.mark.parametrize(
     ("rtt", "usually", "always"),
-    [(0.001, 1.35, 1.8), (0.02, 1.35, 1.8), (0.1, 1.5, 2.5), (0.3, 2.4, 4.0), (0.6, 3.8, 5.0)],
+    [(0.001, 0.9, 1.2), (0.02, 0.9, 1.2), (0.1, 1.0, 1.4), (0.3, 2.0, 2.8), (0.6, 3.6, 5.0)],
 )
 def test_a_path_that_shrinks_is_right_again_soon(rtt, usually, always, loss):
     choose = random.Random(11)
@@ -196,7 +196,7 @@ def test_false_alarms_are_rare(loss, hours, most):
     assert len(falls(path)) <= most
     # And such an alarm costs a few octets for a minute, for what is just below is answered.
     assert min(size for _, size in path.sizes[1:]) >= 1400
-    assert len(path.probes) <= 2 * hours * HOUR
+    assert len(path.probes) <= 4 * hours * HOUR
 
 
 def test_delay_that_comes_all_at_once_is_no_black_hole():
@@ -220,7 +220,7 @@ def test_a_path_that_carries_nothing_says_nothing_about_sizes(seconds, then):
     assert path.size == then
     assert path.sizes[-1][0] - begun < 5
     probes = [when for when, _ in path.probes if when < begun]
-    assert len(probes) <= 20 + 10 * seconds
+    assert len(probes) <= 30 + 10 * seconds
 
 
 def test_a_path_that_carries_not_even_base_keeps_what_it_has():
@@ -253,11 +253,11 @@ def test_traffic_that_starts_again_is_confirmed_at_once():
     assert falls(path)[0] - begun < 0.7
 
 
-def test_a_size_in_use_is_confirmed_once_a_second():
+def test_a_size_in_use_is_confirmed_twice_a_second():
     path = in_use(1500)
     path.probes.clear()
     path.run(100)
-    assert 80 <= len(path.probes) <= 101
+    assert 190 <= len(path.probes) <= 201
     assert {size for _, size in path.probes} == {1500}
 
 
