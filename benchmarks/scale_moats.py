@@ -19,6 +19,7 @@ from scale_portal import ADDRESS, IDENTITY, within
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import generate_private_key, load_private_key
+from moatvpn.drivers.interfaces import EspArrival
 from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.drivers.udp import UdpPort
 from moatvpn.esp.child import Abilities
@@ -52,6 +53,7 @@ class Moat:
         self.host = str(IPv4Address(_FIRST_HOST + number))
         self.signer = load_private_key(generate_private_key())
         self.networks = private_networks(number)
+        self.encapsulation = "auto"
         self.ike: IkeEndpoint | None = None
         self.due = math.inf  # when the fleet is to look at the endpoint's timer
 
@@ -63,6 +65,7 @@ class Moat:
             remote_public_keys=(self.signer.public_text,),
             local_selectors=EVERYWHERE,
             remote_selectors=self.networks,
+            encapsulation=self.encapsulation,
         )
 
     def start(self, portal_key: str, now: float) -> IkeEndpoint:
@@ -83,6 +86,7 @@ class Moat:
             remote_selectors=EVERYWHERE,
             remote_address=ADDRESS,
             initiate=True,
+            encapsulation=self.encapsulation,
         )
         ike.add_connection(config, now)
         self.ike = ike
@@ -150,7 +154,7 @@ class Fleet:
         """
         until = self._timers[0][0] if self._timers else math.inf
         self._poll.poll(max(0.0, min(patience, until - time.monotonic())) * 1000)
-        self._raw.receive()
+        self.envelopes(self._raw.receive())
         for _ in range(_BATCHES_AT_ONCE):
             if not self._receive():
                 break
@@ -169,13 +173,21 @@ class Fleet:
         """Take one batch of messages; return how many there were."""
         taken = 0
         for queue in self._queues:
-            for datagram in queue.receive()[1]:
+            arrivals, messages = queue.receive()
+            self.envelopes(arrivals)
+            for datagram in messages:
                 taken += 1
                 moat = self.moats.get(datagram.local.host)
                 if moat is not None and moat.ike is not None:
                     moat.ike.receive_datagram(datagram, time.monotonic())
                     self._settle(moat)
         return taken
+
+    def child_up(self, moat: Moat, event: ChildUp) -> None:
+        """Take a moat's new CHILD_SA; nothing is done with it here."""
+
+    def envelopes(self, arrivals: Iterable[EspArrival]) -> None:
+        """Take envelopes; here they are only taken out of the way."""
 
     def run(
         self, done: Callable[[], bool], progress: Callable[[], str], patience: float
@@ -208,6 +220,7 @@ class Fleet:
                 self.lost += 1
             elif isinstance(event, ChildUp):
                 self.renewed.add(moat.number)
+                self.child_up(moat, event)
         for datagram in ike.datagrams_to_send():
             self._ports[datagram.local.port].send_ike(datagram)
         when = ike.get_timer()

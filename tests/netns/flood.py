@@ -5,6 +5,8 @@
 It prints "ready", sends RATE packets a second for SECONDS once a line comes in, catching up where
 it was kept from it, and prints how many it has sent and in what time. TARGET is the portal's
 address, SOURCE the one to send from, or that of a network of 65,536 that are forged in turn.
+A KIND of esp:SPI or udp:SPI is envelopes on an SA, as protocol 50 or in UDP, each with a number
+that has not been yet.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from moatvpn.wire.ike_header import (
     PayloadType,
 )
 
+MOST = 20_000  # packets that differ
 BATCH = 50  # packets that one system call sends
 IP_UDP = 28  # octets of both headers
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -148,14 +151,24 @@ def main(kind: str, source: str, portal: str, rate: int, seconds: float) -> None
     network = source.endswith("/16")
     host = socket.inet_aton(source.removesuffix("/16"))
     spis = half_open(source, portal, 40) if kind == "auth" else []
-    port, payload = message(kind, portal)
-    udp = struct.pack("!HHHH", 500, port, 8 + len(payload), 0)  # without a checksum
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, 17, 0, host, socket.inet_aton(portal))
-    ring = Ring(head + udp + payload, rate)  # so that an SPI comes again after a second
-    for place in range(rate):
+    way, _, sa = kind.partition(":")
+    port, payload = (4500, bytes.fromhex(sa) + bytes(1396)) if sa else message(kind, portal)
+    protocol, udp = 50, b""
+    if not sa or way == "udp":
+        protocol = 17
+        own = 4500 if sa else 500
+        udp = struct.pack("!HHHH", own, port, 8 + len(payload), 0)  # without a checksum
+    to = socket.inet_aton(portal)
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, protocol, 0, host, to)
+    number_of = min(rate, MOST)  # so that an SPI comes again after a second
+    ring = Ring(head + udp + payload, number_of)
+    for place in range(number_of):
         number = place + 1
         if network:
             ring.put(place, 14, (number * 40503 & 0xFFFF).to_bytes(2, "big"))
+        if sa:
+            ring.put(place, len(head + udp) + 4, (1_000_000 + number).to_bytes(4, "big"))
+            continue
         spi = spis[number % len(spis)] if spis else number.to_bytes(8, "big")
         ring.put(place, IP_UDP + (port == 4500), spi)
     # Whatever is answered goes nowhere, and makes no noise.
@@ -163,7 +176,7 @@ def main(kind: str, source: str, portal: str, rate: int, seconds: float) -> None
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
         socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw,
     ):
-        sink.bind(("", 500))
+        sink.bind(("", 0 if sa else 500))
         raw.connect((portal, 0))
         print("ready", flush=True)
         sys.stdin.readline()

@@ -16,8 +16,8 @@ from moatvpn.esp.sad import Pair
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.esp import MIN_LENGTH
 
-_MOST_ARRIVALS = 6 << 20  # octets; 2 MiB of one SA where no other is busy
-_MOST_PACKETS = 4 << 20  # octets; 1 MiB of one flow where no other is busy
+_MOST_ARRIVALS = 9 << 20  # octets; a third of it for one SA where no other is busy
+_MOST_PACKETS = 8 << 20  # octets; a quarter of it for one flow where no other is busy
 _Path = tuple[Hashable, ...]
 _WITH_PORTS = frozenset((6, 17))  # TCP, UDP
 
