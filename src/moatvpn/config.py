@@ -42,6 +42,7 @@ _SPKI_LENGTHS = {
     )
 }
 
+AGGFRAG = ("auto", "off")
 # Octets of an envelope with its IP header: what every IPv4 path can carry some of, to jumbo frames.
 _TFC_OCTETS = (128, 9000)
 _TFC_RATE = (1, 100_000)  # envelopes a second
@@ -97,8 +98,9 @@ class ConnectionConfig:
         peer and the data plane can) or "off".
     tfc: what is hidden from who watches the wild side: "off", "pad" (every envelope of ours has
         the same size) or "constant" (and they leave at a constant rate, with traffic or without).
-    tfc_octets: that size, with the IP header, 128 to 9000; 0 for what the path carries.
-    tfc_rate: envelopes a second for "constant", 1 to 100,000.
+    tfc_octets: that size, with the IP header, 128 to 9000, or what the path carries where that is
+        less; 0 for what the path carries.
+    tfc_rate: envelopes a second of each CHILD_SA for "constant", 1 to 100,000.
     request_addresses: whether to ask the peer for addresses, resolvers and networks behind it: for
         a moat that is a single machine.
     assigned_addresses, assigned_dns, assigned_domains: what a peer that asks is told, beside
@@ -252,7 +254,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         ppk_required=get.flag("ppk_required", True),
         pfs=get.flag("pfs", True),
         child_sas=child_sas,
-        aggfrag=get.choice("aggfrag", ("auto", "off"), "auto"),
+        aggfrag=get.choice("aggfrag", AGGFRAG, "auto"),
         tfc=hiding.mode,
         tfc_octets=hiding.octets,
         tfc_rate=hiding.rate,
@@ -325,6 +327,8 @@ def _hiding(get: Record) -> Tfc:
     if not rate and mode is TfcMode.CONSTANT:
         remedy = "Give the envelopes a second, by what the wild side can spare for good"
         raise get.error("tfc_rate", "is missing", remedy)
+    if mode is TfcMode.CONSTANT and get.choice("aggfrag", AGGFRAG, "auto") == "off":
+        raise get.error("tfc", "is constant, which aggfrag off excludes", "Set aggfrag to auto")
     return Tfc(mode, octets, rate)
 
 

@@ -32,20 +32,26 @@ _ABOUT = (USE, USE_OURS, NO_PADDING)
 Change = Callable[[list[Notify]], list[Notify]]
 
 
-def joined(
+def met(
     network: Network,
     abilities: tuple[Abilities, Abilities] = (ABLE, ABLE),
     at_moat: dict[str, Any] | None = None,
     at_portal: dict[str, Any] | None = None,
     tickets: TicketKeys | None = None,
 ) -> tuple[Peer, Peer]:
-    """Return a moat and its portal with a tunnel between them; abilities are theirs in turn."""
+    """Return a moat and its portal that have spoken to each other; abilities are theirs in turn."""
     moat = Peer(MOAT, MOAT_HOST, 11, abilities=abilities[0])
     portal = Peer(PORTAL, PORTAL_HOST, 22, abilities=abilities[1], tickets=tickets)
     network.join(moat, portal)
     portal.ike.add_connection(portal_config(moat, **(at_portal or {})), network.now)
     moat.ike.add_connection(moat_config(portal, **(at_moat or {})), network.now)
     network.run(network.now + 1.0)
+    return moat, portal
+
+
+def joined(network: Network, *words: Any, **settings: Any) -> tuple[Peer, Peer]:
+    """Return a moat and its portal with a tunnel between them; all is as for met."""
+    moat, portal = met(network, *words, **settings)
     assert connected(moat, portal)
     return moat, portal
 

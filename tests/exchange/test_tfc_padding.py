@@ -82,19 +82,12 @@ def test_each_side_hides_what_it_sends_by_its_own_settings(
 
 
 @pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize("aggfrag", ["auto", "off"])
-def test_who_asks_for_it_is_told_where_the_peer_takes_no_padding(
-    monkeypatch: pytest.MonkeyPatch, aggfrag: str, side: int
-) -> None:
-    """AGGFRAG has padding of its own."""
+def test_aggregation_has_padding_of_its_own(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
     says(monkeypatch, (MOAT, PORTAL)[side], lambda said: [*said, Notify(NO_PADDING)])
-    settings = {**PAD, "aggfrag": aggfrag}
-    peers = joined(Network(), at_moat=settings, at_portal=settings)
+    peers = joined(Network(), at_moat=PAD, at_portal=PAD)
     (up,) = peers[not side].outbound.values()
-    assert up.child.aggfrag is (aggfrag == "auto")
-    told = ["the peer takes no padding, so that the lengths of packets show"]
-    assert warnings(peers[not side]) == ([] if aggfrag == "auto" else told)
-    assert not warnings(peers[side])
+    assert up.child.aggfrag
+    assert not warnings(peers[0]) + warnings(peers[1])
 
 
 @pytest.mark.parametrize("settings", [PAD, CONSTANT])

@@ -262,6 +262,7 @@ def test_traffic_flow_confidentiality(settings: dict[str, Any], expected: Tfc) -
         ({"tfc": "pad", "tfc_rate": 50}, "tfc_rate: is for tfc constant"),
         ({"tfc_rate": 50}, "tfc_rate: is for tfc constant"),
         ({"tfc_octets": 1200}, "tfc_octets: is for tfc pad and constant"),
+        ({"tfc": "constant", "tfc_rate": 9, "aggfrag": "off"}, "tfc: is constant, which aggfrag"),
     ],
 )
 def test_no_setting_of_it_is_without_effect(settings: dict[str, Any], why: str) -> None:

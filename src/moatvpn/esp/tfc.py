@@ -38,6 +38,11 @@ class Tfc:
         """Return whether anything is to be hidden."""
         return self.mode is not TfcMode.OFF
 
+    @property
+    def constant(self) -> bool:
+        """Return whether envelopes are to leave at a constant rate."""
+        return self.mode is TfcMode.CONSTANT
+
 
 NO_TFC = Tfc()
 

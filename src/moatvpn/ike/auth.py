@@ -339,8 +339,8 @@ def _answer_child(
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN))
     if not ours or not theirs:
         raise RefusalError(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.TS_UNACCEPTABLE))
+    agreed = framing.settle(sa.context, config, payloads)
     spi = sa.context.new_child_spi()
     nonces = (b"", secrets.nonce_i, secrets.nonce_r)
-    agreed = framing.settle(sa.context, config, payloads)
     child = negotiation.build_child(sa, config, choice, spi, (ours, theirs), nonces, agreed, False)
     return child, choice, agreed

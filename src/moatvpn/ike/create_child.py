@@ -19,7 +19,9 @@ from moatvpn.errors import PeerError
 from moatvpn.esp.child import ChildSa
 from moatvpn.ike import child as negotiation
 from moatvpn.ike import followup, framing, init
+from moatvpn.ike.failure import UnhiddenError
 from moatvpn.ike.ike_sa import IkeSa
+from moatvpn.ike.informational import farewell
 from moatvpn.ike.task import Payloads, body_of, notifies_of
 from moatvpn.wire.algorithms import Group, Kem
 from moatvpn.wire.ike_header import Exchange, PayloadType, RawPayload
@@ -194,7 +196,11 @@ class ChildRequest(ABC):
         selectors = (ours, theirs)
         spi, line = self._spi, self._line
         sa = self.sa
-        agreed = framing.answered(sa.context, self.connection, payloads)
+        try:
+            agreed = framing.answered(sa.context, self.connection, payloads)
+        except UnhiddenError:
+            sa.send(farewell(sa))  # the peer has what we will not have
+            raise
 
         def build(more: bytes) -> ChildSa:
             return negotiation.build_child(

@@ -201,6 +201,7 @@ def _answer_child(
     if not ours or not theirs:
         _refuse(sa, message_id, NotifyType.TS_UNACCEPTABLE)
         return None
+    agreed = framing.settle(context, config, payloads)
     nonce_r, shared = context.random(init.NONCE_LENGTH), b""
     ke_r: list[tuple[int, bytes]] = []
     if choice.group is not None:
@@ -208,7 +209,6 @@ def _answer_child(
         ours_public, shared = answer_key_exchange(choice.group, public, context.random)
         ke_r = [(PayloadType.KE, encode_ke(choice.group.number, ours_public))]
     spi, selectors = context.new_child_spi(), (ours, theirs)
-    agreed = framing.settle(context, config, payloads)
 
     def build(more: bytes) -> ChildSa:
         secrets = (shared, nonce_i, nonce_r)

@@ -47,6 +47,14 @@ class ProofError(FailureError):
         super().__init__(reason, Failure("here", what, remedy))
 
 
+class UnhiddenError(RefusalError):
+    """The peer takes nothing that could hide what is to be hidden of our traffic."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(DropReason.IKE_NO_PROPOSAL, Notify(NotifyType.NO_PROPOSAL_CHOSEN), what)
+        self.failure = Failure("here", what, remedy)
+
+
 _SETTINGS = "Compare this connection's settings on both sides"
 # What a notify of the peer's means, and what to do about it.
 _MEANINGS = {
@@ -106,6 +114,6 @@ def refused(notify: Notify) -> Failure | None:
 
 def failure_of(error: PeerError) -> Failure | None:
     """Return the failure that error is about, None where it is about single octets only."""
-    if isinstance(error, FailureError):
+    if isinstance(error, FailureError | UnhiddenError):
         return error.failure
     return refused(error.notify) if isinstance(error, RefusalError) else None

@@ -7,7 +7,8 @@ AGGFRAG (RFC 9347, 5.1) is in use where both messages have the notify. Ours asks
 peer's that is malformed or asks for what we don't do counts as none. In a response that comes too
 late, for the peer goes by it already: so we replace that CHILD_SA at once, and offer AGGFRAG no
 more. A peer may say besides that it takes no padding for traffic-flow confidentiality (RFC 7296,
-1.3.1); we take it, and never say so.
+1.3.1); we take it, and never say so. Where we are to hide our traffic and the peer takes nothing
+that could hide it, there is no CHILD_SA.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from moatvpn.config import ConnectionConfig
 from moatvpn.errors import PeerError
 from moatvpn.ike.context import Context
+from moatvpn.ike.failure import UnhiddenError
 from moatvpn.ike.task import notifies_of
 from moatvpn.wire.ike_aggfrag import (
     PRIVATE_BLOCKS,
@@ -55,7 +57,8 @@ def offer(context: Context, connection: Connection) -> list[tuple[int, bytes]]:
 def answered(context: Context, connection: Connection, payloads: Sequence[RawPayload]) -> Framing:
     """Return what is agreed on, by the peer's response; what we did not offer is passed over.
 
-    Where it is refused, the CHILD_SA carries nothing from the peer and is to be rekeyed.
+    Where it is refused, the CHILD_SA carries nothing from the peer and is to be rekeyed. Raises
+    UnhiddenError.
     """
     offered = not connection.children.plain
     framing = settle(context, connection.config, payloads, offered)
@@ -66,16 +69,28 @@ def answered(context: Context, connection: Connection, payloads: Sequence[RawPay
 def settle(
     context: Context, config: ConnectionConfig, payloads: Sequence[RawPayload], may: bool = True
 ) -> Framing:
-    """Return what is agreed on, by the peer's message; without AGGFRAG unless we may use it."""
+    """Return what is agreed on, by the peer's message; without AGGFRAG unless we may use it.
+
+    Raises UnhiddenError where that hides less than is asked for.
+    """
     notifies = notifies_of(payloads)
     may = may and _wanted(context, config)
     framing = _aggfrag(context, config, notifies) if may else Framing()
-    if all(n.type != NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED for n in notifies):
-        return framing
-    if config.hiding.asked_for and not framing.aggfrag:
-        text = "the peer takes no padding, so that the lengths of packets show"
-        context.notice(config.name, "warning", text)
-    return framing._replace(tfc_padding=False)
+    if any(n.type == NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED for n in notifies):
+        framing = framing._replace(tfc_padding=False)
+    _check_hiding(config, framing)
+    return framing
+
+
+def _check_hiding(config: ConnectionConfig, framing: Framing) -> None:
+    hiding = config.hiding
+    if hiding.asked_for and not (hiding.constant or framing.aggfrag or framing.tfc_padding):
+        what = "the peer takes neither AGGFRAG nor padding, so that tfc pad would hide nothing"
+        raise UnhiddenError(what, "Have the peer take one of them, or set tfc to off here")
+    if hiding.constant and (framing.unsplit or not framing.aggfrag):
+        how = "unsplit packets only" if framing.unsplit else "no AGGFRAG"
+        what = f"the peer takes {how}, and tfc constant cuts packets up to fit its envelopes"
+        raise UnhiddenError(what, "Have the peer take AGGFRAG, or set tfc to pad or off here")
 
 
 def _aggfrag(context: Context, config: ConnectionConfig, notifies: Sequence[Notify]) -> Framing:

@@ -163,12 +163,18 @@ def _end(context: Context, sa: IkeSa, error: PeerError, now: float) -> None:
     if connection is None:
         sa.close()
         return
-    failure = failure_of(error)
-    if failure is None:
+    if not _tell(context, sa, error, now):
         context.notice(connection.config.name, "warning", f"IKE SA ends: {error}")
-    else:
-        connection.failed(failure, sa.remote.host, now)
     connection.sa_failed(sa, str(error), now, refused=True)
+
+
+def _tell(context: Context, sa: IkeSa, error: PeerError, now: float) -> bool:
+    """Record an error that is a connection's failure, for people; return whether it is one."""
+    connection, failure = context.connection_of(sa), failure_of(error)
+    if connection is None or failure is None:
+        return False
+    connection.failed(failure, sa.remote.host, now)
+    return True
 
 
 def _request(
@@ -191,6 +197,7 @@ def _request(
         init.refuse_critical(payloads)
         _dispatch(context, sa, header, opened, payloads, now)
     except RefusalError as refusal:
+        _tell(context, sa, refusal, now)
         if sa.state is not State.CLOSED:
             _refuse(sa, header, refusal.notify)
         if sa.state is State.HALF_OPEN:
