@@ -5,7 +5,7 @@ What IKE wants to know about traffic it is told at most twice a second and conne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from moatvpn.counters import Counters
@@ -59,9 +59,11 @@ class PacketEngine(Engine):
         for arrived in self._processor.late(now):
             yield self._take_in(arrived, now)
 
-    def bursts_to_send(self, now: float) -> Iterable[Burst]:
-        """Return the envelopes that are due without any raw packet."""
-        return self._processor.due(now)
+    def bursts_to_send(self, now: float) -> Iterator[Burst]:
+        """Yield the envelopes that are due by the time, each burst to be sent before the next."""
+        yield from self._processor.due(now)
+        for name in self._processor.told():
+            self.carried(name, False, now)
 
     def get_timer(self) -> float | None:
         """Return when handle_timer, late or bursts_to_send is due, None where none is."""

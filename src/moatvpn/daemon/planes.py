@@ -31,7 +31,7 @@ from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
 
 # What IKE may agree on where each of them carries the packets.
-_PYTHON_ABILITIES = Abilities(aggfrag=True)
+_PYTHON_ABILITIES = Abilities(aggfrag=True, tfc=True)
 _KERNEL_ABILITIES = NO_ABILITIES
 
 

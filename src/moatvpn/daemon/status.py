@@ -38,6 +38,8 @@ def connection_row(
         "aggfrag": esp.aggfrag if sending else None,
         "super_packets": esp.super_packets if sending else None,
         "path_mtu": esp.path_mtu if sending else None,
+        "tfc": esp.tfc.value if sending else None,
+        "envelope_octets": esp.envelope_octets,
         "established_for": _since(ike.established_at, now),
         "child_rekey_in": _until(ike.child_rekey_at, now),
         "ike_rekey_in": _until(ike.ike_rekey_at, now),

@@ -13,21 +13,18 @@ from itertools import accumulate
 from moatvpn.counters import Counters, DropReason
 from moatvpn.errors import PeerError
 from moatvpn.esp.burst import Burst
-from moatvpn.esp.path_mtu import BASE
+from moatvpn.esp.hiding import UNPADDED, filled, padded
 from moatvpn.esp.ring import Ring, most_envelopes
 from moatvpn.esp.sad import Connection, Pair
+from moatvpn.esp.sizes import SMALL, room_in, room_of
 from moatvpn.esp.spd import Spd
 from moatvpn.wire import aggfrag, offload
-from moatvpn.wire.esp import TRAILER_LENGTH, trailer
+from moatvpn.wire.esp import trailer
 from moatvpn.wire.ip import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, read_header
 
 # A raw packet, and its virtio header where it is not whole by itself (drivers.interfaces.Tun).
 Raw = tuple[memoryview, bytes]
 
-_OUTER_IPV4, _OUTER_UDP = 20, 8
-UNMEASURED = 1280  # octets of an outer packet to peers that answer no probes: nearly all paths' MTU
-_SMALL = BASE - _OUTER_IPV4 - _OUTER_UDP  # octets of an envelope that any path carries
-_UNPADDED = bytes((0, aggfrag.NEXT_HEADER_AGGFRAG))  # the trailer of a payload that fits exactly
 # Octets of a packet whose checksum is sooner filled in than left to the peer by a virtio header
 _SOON_FILLED_IN = 512
 _MOST_FLOWS = 4096
@@ -74,11 +71,25 @@ class Outbound:
                 groups[found, tos] = [raw]
             else:
                 group.append(raw)
+        waiting = False
         for (pair, tos), raws in groups.items():
+            if pair.stream is not None:
+                waiting = True
+                continue
             yield from self._send(pair, tos, raws)
-            self._note(pair, now)
+            self.note(pair, now)
+        if waiting:
+            self._wait(packets, now)
 
-    def _note(self, pair: Pair, now: float) -> None:
+    def _wait(self, packets: Sequence[Raw], now: float) -> None:
+        """Have those of packets that leave at a constant rate wait for that, in their order."""
+        for raw in packets:
+            pair = self.pair_of(raw[0])
+            if isinstance(pair, Pair) and pair.stream is not None:
+                pair.stream.put(self._whole(raw), now)
+
+    def note(self, pair: Pair, now: float) -> None:
+        """Take in that envelopes of pair have left."""
         if pair.outbound.worn and not pair.reported:
             pair.reported = True
             self.worn.append(pair)
@@ -149,9 +160,11 @@ class Outbound:
             yield from self._send_each(pair, tos, pieces)
             return
         plaintexts = self._payloads(pair, pieces, blocks)
-        if len(plaintexts) > 1 or len(plaintexts[0]) + outbound.overhead > _SMALL:
+        if pair.hides:
+            plaintexts[-1] = filled(plaintexts[-1], room_of(pair))
+        if len(plaintexts) > 1 or len(plaintexts[0]) + outbound.overhead > SMALL:
             connection.large = True
-        yield from self._sealed(pair, tos, plaintexts, whole=connection.path is not None)
+        yield from self.sealed(pair, tos, plaintexts, whole=connection.path is not None)
 
     def _super_blocks(self, raws: Sequence[Raw]) -> tuple[list[bytes | memoryview], list[int]]:
         """Return the octets of raws as blocks, in pieces, and how long each block is."""
@@ -182,7 +195,7 @@ class Outbound:
             self._counters.drop(DropReason.OUT_MALFORMED)
             return ()
 
-    def _sealed(
+    def sealed(
         self, pair: Pair, tos: int, plaintexts: Sequence[bytes], *, whole: bool
     ) -> Iterator[Burst]:
         """Yield the envelopes of plaintexts, of one length but for the last, perhaps."""
@@ -206,8 +219,10 @@ class Outbound:
             if pair.child.aggfrag:
                 packet = aggfrag.header(0) + packet
                 next_header = aggfrag.NEXT_HEADER_AGGFRAG
+            if pair.hides:
+                packet = padded(pair, bytes(packet))
             end = trailer(len(packet), next_header, pair.outbound.alignment)
-            yield from self._sealed(pair, tos, [b"".join((packet, end))], whole=False)
+            yield from self.sealed(pair, tos, [b"".join((packet, end))], whole=False)
 
     def _payloads(
         self, pair: Pair, pieces: Sequence[bytes | memoryview], blocks: Sequence[int]
@@ -228,7 +243,7 @@ class Outbound:
         else:
             offsets = _offsets(starts, blocks)
         payloads = [
-            b"".join((head(offset), stream[at : at + room], _UNPADDED))
+            b"".join((head(offset), stream[at : at + room], UNPADDED))
             for offset, at in zip(offsets, starts, strict=True)
         ]
         rest = stream[starts[-1] :]
@@ -242,8 +257,12 @@ class Outbound:
     def probe(self, connection: Connection, identifier: int, octets: int) -> Iterator[Burst]:
         """Yield the probe that makes an outer packet of so many octets."""
         pair = connection.leader()
-        if pair is not None:
-            room = _room(pair, octets)
+        if pair is None:
+            return
+        if pair.stream is not None:
+            pair.stream.put_probe(identifier, octets)
+        else:
+            room = room_in(pair, octets)
             block = aggfrag.probe(identifier).ljust(room, b"\0")
             yield from self._single(pair, block[: max(room, aggfrag.PROBE_LENGTH)])
 
@@ -251,14 +270,21 @@ class Outbound:
         """Yield the answers to the peer's probes that wait."""
         answers, connection.answers = connection.answers, []
         pair = connection.leader()
-        if pair is not None:
-            for identifier in answers:
-                yield from self._single(pair, aggfrag.probe(identifier, answer=True))
+        if pair is None:
+            return
+        for identifier in answers:
+            if pair.stream is not None:
+                pair.stream.put_answer(identifier)
+                continue
+            block = aggfrag.probe(identifier, answer=True)
+            if pair.hides:
+                block = block.ljust(room_of(pair), b"\0")
+            yield from self._single(pair, block)
 
     def _single(self, pair: Pair, blocks: bytes) -> Iterator[Burst]:
         length = aggfrag.HEADER_LENGTH + len(blocks)
         end = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, pair.outbound.alignment)
-        yield from self._sealed(pair, 0, [aggfrag.header(0) + blocks + end], whole=True)
+        yield from self.sealed(pair, 0, [aggfrag.header(0) + blocks + end], whole=True)
 
 
 def _is_sound(virtio: bytes, packet: memoryview) -> bool:
@@ -268,18 +294,6 @@ def _is_sound(virtio: bytes, packet: memoryview) -> bool:
     except PeerError:
         return False
     return True
-
-
-def room_of(pair: Pair) -> int:
-    """Return how many octets of blocks an envelope takes that the path carries."""
-    path = pair.connection.path
-    return _room(pair, UNMEASURED if path is None else path.size)
-
-
-def _room(pair: Pair, octets: int) -> int:
-    outbound = pair.outbound
-    octets -= _OUTER_IPV4 + outbound.overhead + (_OUTER_UDP if pair.connection.udp else 0)
-    return octets - octets % outbound.alignment - TRAILER_LENGTH - aggfrag.HEADER_LENGTH
 
 
 def _offsets(starts: Sequence[int], blocks: Sequence[int]) -> list[int]:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from moatvpn.esp.burst import Burst
 from moatvpn.esp.outbound import Outbound
-from moatvpn.esp.path_mtu import PathMtu
+from moatvpn.esp.path_mtu import BASE, PathMtu
 from moatvpn.esp.sad import Connection, Pair
+
+LARGEST = 1500  # octets that are asked for, where settings do not say how long envelopes are to be
 
 
 class Paths:
@@ -77,12 +79,13 @@ class Paths:
 
     def _start(self, connection: Connection, now: float) -> Iterator[Burst]:
         leader = connection.leader()
-        if leader is None or not leader.child.private_blocks:
+        largest = LARGEST if leader is None else leader.child.tfc.octets or LARGEST
+        if leader is None or not leader.child.private_blocks or largest <= BASE:
             connection.path = None
             return
         if connection.path is None:
             self._started += 1
-            connection.path = PathMtu(now, seed=self._started)
+            connection.path = PathMtu(now, largest=largest, seed=self._started)
         else:
             connection.path.path_changed(now)
         yield from self._probe(connection, connection.path, now)

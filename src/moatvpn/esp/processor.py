@@ -13,6 +13,7 @@ from moatvpn.deadlines import earliest
 from moatvpn.errors import MoatError
 from moatvpn.esp.burst import Burst
 from moatvpn.esp.child import ChildSa
+from moatvpn.esp.constant import ConstantRates
 from moatvpn.esp.inbound import Arrival, Arrived, Inbound
 from moatvpn.esp.outbound import Outbound, Raw
 from moatvpn.esp.paths import Paths
@@ -41,6 +42,7 @@ class EspProcessor:
         self._installed = 0
         self._outbound = Outbound(self._connections, self._spd, counters)
         self._paths = Paths(self._connections, self._outbound)
+        self._rates = ConstantRates(self._outbound, counters)
         self._inbound = Inbound(self._pairs, counters, self._activate, self._paths)
         self._told: list[str] = []
         self.shares = Shares(self._pairs, self._outbound, counters)
@@ -85,6 +87,7 @@ class EspProcessor:
     def _activate(self, pair: Pair) -> None:
         connection = pair.connection
         if connection.go_over_to(pair):
+            self._rates.use(pair)
             self._route(connection, pair.child)
             self._forget_flows()
             if pair.child.private_blocks is not (connection.path is not None):
@@ -115,6 +118,7 @@ class EspProcessor:
         pair = self._pairs.pop(spi_in, None)
         if pair is not None:
             pair.connection.forget(pair)
+            self._rates.forget(pair)
             self._forget_flows()
 
     def remove_connection(self, connection: str) -> None:
@@ -166,6 +170,9 @@ class EspProcessor:
         What is dropped is counted.
         """
         yield from self._outbound.encapsulate(packets, now)
+        self._take_note(now)
+
+    def _take_note(self, now: float) -> None:
         noted, self._outbound.noted = self._outbound.noted, []
         self._paths.sent(noted, now)
         self._told += noted
@@ -180,8 +187,14 @@ class EspProcessor:
         return told
 
     def due(self, now: float) -> Iterator[Burst]:
-        """Yield what is to be sent besides raw packets: path probes, and answers to the peers'."""
-        return self._paths.due(now)
+        """Yield what is to be sent by the time, and not because of raw packets.
+
+        That is path probes, answers to the peers', and all that leaves at a constant rate.
+        """
+        yield from self._paths.due(now)
+        yield from self._rates.due(now)
+        if self._outbound.noted:
+            self._take_note(now)
 
     def late(self, now: float) -> Iterator[Arrived]:
         """Yield the raw packets in envelopes that have waited long enough for those before them."""
@@ -189,4 +202,4 @@ class EspProcessor:
 
     def get_timer(self) -> float | None:
         """Return when due or late have something, None where that is not known."""
-        return earliest(self._paths.get_timer(), self._inbound.get_timer())
+        return earliest(self._paths.get_timer(), self._rates.get_timer(), self._inbound.get_timer())

@@ -19,6 +19,8 @@ from moatvpn.wire.aggfrag import (
     HEADER_LENGTH,
     NEXT_HEADER_AGGFRAG,
     PADDING,
+    PROBE,
+    PROBE_ANSWER,
     SUPER_HEADER_LENGTH,
     block_length,
 )
@@ -173,6 +175,11 @@ class Reassembly:
         if not offset and (end == HEADER_LENGTH or data[HEADER_LENGTH] >> 4 == PADDING):
             return  # only padding, which may come amid a block
         if self._partial is not None:
+            if not offset and data[HEADER_LENGTH] >> 4 in (PROBE, PROBE_ANSWER):
+                missing = self._missing
+                self._read_blocks(data, HEADER_LENGTH, end, tos, out)
+                self._missing = missing
+                return  # so may private blocks, by themselves
             self._continue(data, end, offset, tos, out)
         at = self._read_blocks(data, HEADER_LENGTH + offset, end, tos, out)
         if at < end:

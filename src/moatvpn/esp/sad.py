@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from moatvpn.counters import Counters
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.loss import NOTHING_YET, last_estimate
@@ -13,18 +15,23 @@ from moatvpn.esp.ways import Ways
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.selectors import TrafficSelector
 
+if TYPE_CHECKING:
+    from moatvpn.esp.stream import Stream
+
 
 class Pair:
     """The two SAs of one CHILD_SA, and which raw packets they are for.
 
     serial counts installations on this box. waiting: the outbound SA is to be used as soon as the
     peer shows that it has the pair. reported: a rekey has been asked for. reassembly is the stream
-    of an SA whose peer aggregates, None for one that has a raw packet in each envelope.
+    of an SA whose peer aggregates, None for one that has a raw packet in each envelope. hides: the
+    lengths of envelopes are to tell nothing. stream is what leaves at a constant rate, None where
+    raw packets leave as they come.
     """
 
     __slots__ = (
-        "arriving", "child", "connection", "inbound", "leaving", "outbound", "reassembly",
-        "reported", "serial", "waiting",
+        "arriving", "child", "connection", "hides", "inbound", "leaving", "outbound",
+        "reassembly", "reported", "serial", "stream", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +45,8 @@ class Pair:
         self.arriving = Matcher(child.remote_ts, child.local_ts)
         self.leaving = Matcher(child.local_ts, child.remote_ts)
         self.reassembly = Reassembly(counters) if child.aggfrag else None
+        self.hides = child.tfc.asked_for
+        self.stream: Stream | None = None
         self.waiting = True
         self.reported = False
 

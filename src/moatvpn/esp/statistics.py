@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from moatvpn.esp.loss import LossEstimate, estimate
 from moatvpn.esp.sad import Connection
+from moatvpn.esp.sizes import outer_of
+from moatvpn.esp.tfc import TfcMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +18,9 @@ class EspStatistics:
     there is none: its SPIs, the suite's name, whether sequence numbers are extended, whether it
     travels in UDP, the number of its last packet, whether it is AGGFRAG (RFC 9347), and whether
     super-packets go in it. path_mtu is how many octets of a whole outer packet the way to the peer
-    is known to carry, None until it has answered a probe. loss is of the envelopes that came in,
-    None where nobody knows: a kernel that carries packets keeps its window to itself.
+    is known to carry, None until it has answered a probe. tfc is what is hidden of the traffic that
+    we send, and envelope_octets, then, how long each outer packet is. loss is of the envelopes that
+    came in, None where nobody knows: a kernel that carries packets keeps its window to itself.
     """
 
     packets_in: int = 0
@@ -34,6 +37,8 @@ class EspStatistics:
     aggfrag: bool = False
     super_packets: bool = False
     path_mtu: int | None = None
+    tfc: TfcMode = TfcMode.OFF
+    envelope_octets: int | None = None
     loss: LossEstimate | None = None
 
 
@@ -62,4 +67,6 @@ def statistics_of(connection: Connection) -> EspStatistics:
         aggfrag=child is not None and child.aggfrag,
         super_packets=child is not None and child.private_blocks,
         path_mtu=path.size if path is not None and path.measured else None,
+        tfc=child.tfc.mode if child is not None else TfcMode.OFF,
+        envelope_octets=outer_of(active) if active is not None and active.hides else None,
     )

@@ -12,7 +12,9 @@ what it is:
        checksum start (2) | checksum offset (2) | IP packet of that length
     9  a path probe: zero (3) | identifier (4);  10 the answer to one, of the same form
 
-Blocks of types 8 to 10 go only to peers that have said they know them. Lengths are in octets.
+Blocks of types 8 to 10 go only to peers that have said they know them. A payload that begins with
+one of type 9 or 10 may come amid a block, as one of nothing but padding may (2.2.3). Lengths are in
+octets.
 """
 
 from __future__ import annotations
