@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from ansible_bench import MOAT, PORTAL, Rulesets
@@ -198,42 +197,37 @@ TCP_TIMESTAMPS = 12  # octets in each segment
 
 
 @contextmanager
-def tunnel(wires: Wires, mtu: int, ruleset: Path, usual: Path) -> Iterator[None]:
+def tunnel(wires: Wires, mtu: int, rulesets: Rulesets, box: str, variant: str) -> Iterator[Wires]:
     """Let moat0 have an MTU, and the box the ruleset that goes with it, for a while."""
     wires.mtu("moat0", mtu)
-    wires.load(ruleset)
+    wires.load(rulesets[box, variant])
+    wires.patience = 2.0
     try:
-        yield
+        yield wires
     finally:
-        wires.load(usual)
+        wires.load(rulesets[box, "lab"])
         wires.mtu("moat0", 1500)
 
 
 @pytest.fixture
 def large(moat: Wires, rulesets: Rulesets) -> Iterator[Wires]:
     """A moat whose moatd carries the packets."""
-    ruleset = rulesets[MOAT, "lab"]
-    with tunnel(moat, VIRTUALLY_LARGE, ruleset, ruleset):
-        moat.patience = 2.0
-        yield moat
+    with tunnel(moat, VIRTUALLY_LARGE, rulesets, MOAT, "lab") as wires:
+        yield wires
 
 
 @pytest.fixture
 def large_portal(portal: Wires, rulesets: Rulesets) -> Iterator[Wires]:
     """A portal whose moatd carries the packets."""
-    ruleset = rulesets[PORTAL, "lab"]
-    with tunnel(portal, VIRTUALLY_LARGE, ruleset, ruleset):
-        portal.patience = 2.0
-        yield portal
+    with tunnel(portal, VIRTUALLY_LARGE, rulesets, PORTAL, "lab") as wires:
+        yield wires
 
 
 @pytest.fixture
 def narrow(moat: Wires, rulesets: Rulesets) -> Iterator[Wires]:
     """A moat whose kernel carries the packets."""
-    usual = rulesets[MOAT, "lab"]
-    with tunnel(moat, OF_THE_KERNEL, rulesets[MOAT, "kernel"], usual):
-        moat.patience = 2.0
-        yield moat
+    with tunnel(moat, OF_THE_KERNEL, rulesets, MOAT, "kernel") as wires:
+        yield wires
     for family in ("-4", "-6"):  # which hold what home has been told
         moat.run(moat.home, "ip", family, "route", "flush", "cache")
 
