@@ -30,6 +30,7 @@ from moatvpn.daemon.planes import Planes
 from moatvpn.daemon.state import PeerJournal
 from moatvpn.daemon.ticketfile import TicketKeyFile
 from moatvpn.deadlines import earliest
+from moatvpn.drivers.allocator import keep_freed_memory
 from moatvpn.drivers.clock import monotonic, wall_clock
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
@@ -194,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("/etc/moatvpn/moatd.json"))
     path = parser.parse_args(arguments).config
     gc.set_threshold(*_COLLECTOR)
+    keep_freed_memory()
     counters = Counters()
     log = Log(default_sink(os.environ), counters)
     try:
