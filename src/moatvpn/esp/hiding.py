@@ -1,4 +1,4 @@
-"""Envelopes whose length tells nothing of what is in them (RFC 9347, 2.2.3; RFC 4303, 2.7)."""
+"""Envelopes whose length tells nothing of what is in them (RFC 9347, 2.2.2; RFC 4303, 2.7)."""
 
 from __future__ import annotations
 
