@@ -2,19 +2,21 @@
 
 Payloads are read in the order of their sequence numbers. One that comes too early waits, for a
 short time and in bounded memory, for those before it; then they count as lost, and with them the
-raw packets that had a part in them, and no others. The memory of one SA is bounded by one raw
-packet and MOST_HELD octets.
+raw packets that had a part in them, and no others: of a super-packet the segments, each of which is
+a raw packet. The memory of one SA is bounded by one raw packet and MOST_HELD octets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.errors import PeerError
 from moatvpn.esp.sa import Opened
+from moatvpn.wire import offload
 from moatvpn.wire.aggfrag import (
     HEADER_LENGTH,
     NEXT_HEADER_AGGFRAG,
@@ -22,7 +24,9 @@ from moatvpn.wire.aggfrag import (
     PROBE,
     PROBE_ANSWER,
     SUPER_HEADER_LENGTH,
+    SUPER_PACKET,
     block_length,
+    offload_of,
 )
 
 WINDOW = 64  # payloads: how far one may be ahead of the one that is waited for
@@ -52,8 +56,8 @@ class Reassembly:
     """The stream of one inbound SA. deadline is when waiting ends, None where nothing waits."""
 
     __slots__ = (
-        "_counters", "_held", "_held_octets", "_missing", "_next", "_octets", "_partial", "_tos",
-        "deadline",
+        "_counters", "_held", "_held_octets", "_lost", "_missing", "_next", "_octets", "_partial",
+        "_size", "_tos", "deadline",
     )  # fmt: skip
 
     def __init__(self, counters: Counters) -> None:
@@ -63,6 +67,8 @@ class Reassembly:
         self._partial: list[bytes] | None = None  # of a block that goes on in the next payload
         self._octets = 0  # of those
         self._missing: int | None = None  # octets until it is whole, None where not known yet
+        self._lost: list[tuple[int, int]] = []  # octets of it that will not come
+        self._size = 0  # octets of the last payload, beside its header
         self._tos = 0
         self._held: dict[int, _Held] = {}
         self._held_octets = 0
@@ -88,25 +94,26 @@ class Reassembly:
         partial, following, missing = self._partial, self._next, self._missing
         if partial is None or tos != self._tos or self._held:
             return at
-        octets = self._octets
+        octets, size = self._octets, self._size
         for sequence, data, end, next_header in islice(opened, at, None):
-            size = end - HEADER_LENGTH
+            here = end - HEADER_LENGTH
             if (
                 sequence != following
                 or next_header != NEXT_HEADER_AGGFRAG
-                or size <= 0
+                or here <= 0
                 or data[0]
                 or data[2] << 8 | data[3] != missing
-                or missing <= size
+                or missing <= here
                 or octets + missing > LONGEST_BLOCK
             ):
                 break
             partial.append(data[HEADER_LENGTH:end])
+            size = here
             missing -= size
             octets += size
             following += 1
             at += 1
-        self._next, self._missing, self._octets = following, missing, octets
+        self._next, self._missing, self._octets, self._size = following, missing, octets, size
         return at
 
     def take(
@@ -147,8 +154,10 @@ class Reassembly:
 
     def _give_up(self, now: float, out: list[Block]) -> None:
         """Go on at the oldest payload that waits, without what should have come before it."""
-        self._drop_partial()
-        self._next = min(self._held)
+        first = min(self._held)
+        if not self._leave_out(first):
+            self._drop_partial(out)
+        self._next = first
         self._go_on(now, out)
 
     def _go_on(self, now: float, out: list[Block]) -> None:
@@ -169,7 +178,7 @@ class Reassembly:
     def _read(self, data: bytes, end: int, tos: int, out: list[Block]) -> None:
         if end < HEADER_LENGTH or data[0]:
             self._counters.drop(DropReason.ESP_AGGFRAG_MALFORMED)
-            self._drop_partial()
+            self._drop_partial(out)
             return
         offset = data[2] << 8 | data[3]
         if not offset and (end == HEADER_LENGTH or data[HEADER_LENGTH] >> 4 == PADDING):
@@ -182,6 +191,7 @@ class Reassembly:
                 return  # so may private blocks, by themselves
             self._continue(data, end, offset, tos, out)
         at = self._read_blocks(data, HEADER_LENGTH + offset, end, tos, out)
+        self._size = end - HEADER_LENGTH
         if at < end:
             self._partial = [data[at:end]]
             self._octets = end - at
@@ -226,17 +236,56 @@ class Reassembly:
             or self._missing not in (None, offset)
             or self._octets + offset - here > LONGEST_BLOCK
         ):
-            self._drop_partial()
+            self._drop_partial(out)
             return
         partial.append(data[HEADER_LENGTH : HEADER_LENGTH + here])
         if tos != self._tos and self._tos & _CE != _CE:
             self._tos = tos
         self._missing = offset - here
         if not self._missing:
-            self._partial = None
-            out.append(Block(partial, self._tos))
+            self._end(partial, out)
 
-    def _drop_partial(self) -> None:
-        if self._partial is not None:
-            self._partial = None
-            self._counters.drop(DropReason.ESP_INCOMPLETE)
+    # Losses
+
+    def _leave_out(self, first: int) -> bool:
+        """Go on with a super-packet at the payload first, without those before it, if it can be.
+
+        Between the ends of a block all payloads are of one size, so that what is still to come says
+        whether it is the same block.
+        """
+        partial, missing, data = self._partial, self._missing, self._held[first].data
+        if partial is None or missing is None or partial[0][0] >> 4 != SUPER_PACKET:
+            return False
+        gone = (first - self._next) * self._size
+        if gone >= missing or missing - gone != int.from_bytes(data[2:4], "big"):
+            return False
+        partial.append(bytes(gone))
+        self._lost.append((self._octets, self._octets + gone))
+        self._octets += gone
+        self._missing = missing - gone
+        return True
+
+    def _drop_partial(self, out: list[Block]) -> None:
+        partial, missing = self._partial, self._missing
+        if partial is None:
+            return
+        begun = sum(map(len, partial))
+        self._lost.append((begun, begun + (missing or 0)))
+        if missing is not None:
+            partial.append(bytes(missing))
+        self._end(partial, out)
+
+    def _end(self, partial: list[bytes], out: list[Block]) -> None:
+        """Add a block to out, or what can be had of it where octets of it have been lost."""
+        lost, self._lost, self._partial = self._lost, [], None
+        if not lost:
+            out.append(Block(partial, self._tos))
+            return
+        self._counters.drop(DropReason.ESP_INCOMPLETE)
+        block = b"".join(partial)
+        if block[0] >> 4 == SUPER_PACKET and len(block) > SUPER_HEADER_LENGTH:
+            head = SUPER_HEADER_LENGTH
+            places = [(first - head, last - head) for first, last in lost]
+            with suppress(PeerError):
+                packets = offload.spared(offload_of(block), block[head:], places)
+                out += [Block([packet], self._tos) for packet in packets]

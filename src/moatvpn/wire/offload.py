@@ -35,6 +35,7 @@ _IPV4_FRAGMENT = 0x3FFF  # more fragments, and the offset
 _SMALLEST_SEGMENT = 8
 _BY_FRAGMENTS = 0xFFFF  # a gso_size that means something else in the kernel (GSO_BY_FRAGS)
 
+_MOST_SPARED = 256  # segments that are saved: more, of a few octets each, are not worth the work
 _FIN_PSH, _CWR = 0x09, 0x80
 _SEQUENCE_SPACE = 1 << 32
 _put_length = struct.Struct("!H").pack_into
@@ -145,6 +146,26 @@ def segments(offload: bytes, packet: Packet) -> list[bytes]:
         if fit and (four or (shape == (6, GSO_TCPV6) and start >= _IPV6_HEADER)):
             return _cut(packet, start, end, size)
     raise _bad(f"segmentation {kind:#x} of {len(packet)} octets to {size} from {start}")
+
+
+def spared(offload: bytes, packet: Packet, lost: list[tuple[int, int]]) -> list[bytes]:
+    """Return the segments of a peer's super-packet that its lost octets are no part of.
+
+    lost are the ranges of those in packet, where anything may stand: from the first on, and before
+    the second. Raises PeerError (ESP_BAD_OFFLOAD) for a header that for_kernel refuses.
+    """
+    _, kind, end, size, _, _ = _HEADER.unpack(for_kernel(offload, packet))
+    if kind == GSO_NONE or any(first < end for first, _ in lost):
+        return []
+    if len(packet) > _MOST_SPARED * size:
+        return []
+    return [
+        segment
+        for begin, segment in zip(
+            range(end, len(packet), size), segments(offload, packet), strict=True
+        )
+        if not any(first < begin + size and begin < last for first, last in lost)
+    ]
 
 
 def _completed(packet: Packet, start: int, at: int) -> bytes:
