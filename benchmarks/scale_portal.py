@@ -170,11 +170,15 @@ class Portal:
             raise SystemExit("scale: moatctl status failed")
         return time.monotonic() - began, longest
 
-    def _proc(self, name: str) -> str:
-        # `ip netns exec` has become the program that it started.
+    @property
+    def pid(self) -> int:
+        """Return moatd's process: `ip netns exec` has become the program that it started."""
         if self._daemon is None:
             raise SystemExit("scale: moatd does not run")
-        return Path(f"/proc/{self._daemon.pid}/{name}").read_text()
+        return self._daemon.pid
+
+    def _proc(self, name: str) -> str:
+        return Path(f"/proc/{self.pid}/{name}").read_text()
 
     def resident(self) -> int:
         """Return how many octets of memory moatd has resident."""
