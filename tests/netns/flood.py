@@ -109,16 +109,30 @@ def half_open(source: str, portal: str, number: int) -> list[bytes]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((source, 501))
         sock.connect((portal, 500))
-        sock.settimeout(5)
+        sock.settimeout(0.5)
         for _ in range(number):
             asked = os.urandom(8) + request[8:]
-            sock.send(asked)
-            answer = sock.recv(2000)
+            answer = answer_to(asked, sock)
             if answer[8:16] == NO_SPI:
-                sock.send(with_cookie(asked, answer))
-                answer = sock.recv(2000)
+                answer = answer_to(with_cookie(asked, answer), sock)
             spis.append(answer[:16])
     return spis
+
+
+def answer_to(request: bytes, sock: socket.socket) -> bytes:
+    """Return what is answered to a request, which may be lost behind the flood before.
+
+    Raises TimeoutError where nothing is, however often it is sent.
+    """
+    for _ in range(20):
+        sock.send(request)
+        try:
+            while (answer := sock.recv(2000))[:8] != request[:8]:
+                pass  # late, to one before
+        except TimeoutError:
+            continue
+        return answer
+    raise TimeoutError("no answer to IKE_SA_INIT")
 
 
 def with_cookie(request: bytes, answer: bytes) -> bytes:
