@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ SECONDS = 4  # of a watch
 TOLERANCE = 0.15  # of the rate: the machine may have other work, and what is missed is left out
 TRANSFER = 300_000  # octets: less than the rate takes in a watch
 _ETH_P_IP, _NAT_PORT = 0x0800, 4500
+_QUIET = 0.1  # seconds
 _TIMESTAMPNS = 35  # SO_TIMESTAMPNS, and what its control message is called
 _TIMESPEC = struct.Struct("qq")
 
@@ -37,23 +39,27 @@ class Watch:
 
     def __init__(self, sock: socket.socket) -> None:
         self.seen: list[tuple[float, int, int]] = []
-        self.stop = threading.Event()
+        self._until = float("inf")
         self._sock = sock
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        while not self.stop.is_set():
+        when = 0.0
+        while when < self._until:
             try:
                 packet, told, _, _ = self._sock.recvmsg(2048, 64)
             except TimeoutError:
+                when = time.time() - _QUIET
                 continue
+            seconds, nanoseconds = _TIMESPEC.unpack(told[0][2])
+            when = seconds + nanoseconds / 1e9
             if _is_envelope(packet):
-                seconds, nanoseconds = _TIMESPEC.unpack(told[0][2])
-                self.seen.append((seconds + nanoseconds / 1e9, len(packet), packet[1]))
+                self.seen.append((when, len(packet), packet[1]))
 
     def finish(self) -> None:
-        self.stop.set()
+        """Read what has come until now, and then no more."""
+        self._until = time.time()
         self._thread.join()
 
     @property
@@ -86,7 +92,7 @@ def watched(tunnel: Wild) -> Iterator[Watch]:
         sock.setsockopt(socket.SOL_SOCKET, _TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)  # a whole transfer at once
         sock.bind(("home0", _ETH_P_IP))
-        sock.settimeout(0.1)
+        sock.settimeout(_QUIET)
         watch = Watch(sock)
         try:
             yield watch

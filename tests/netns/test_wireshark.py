@@ -70,6 +70,8 @@ def test_wireshark_reads_the_tunnel(tmp_path: Path, suite: str) -> None:
         pair = Pair(moat, portal, "auto")
         for record in (pair.to_portal, pair.to_moat):
             record |= {"esp_suites": [suite], "ike_suites": [suite]}
+            # Wireshark 4.0 deciphers AGGFRAG payloads, but does not know what is in them.
+            record["aggfrag"] = "off"
         with captured(pair, file):
             pair.start()
             moat.moatctl("rekey", "portal1", "child")
