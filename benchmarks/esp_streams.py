@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from moatvpn.counters import Counters
 from moatvpn.crypto.aead import new_aead
+from moatvpn.esp.burst import Arrival
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.inbound import Arrival
 from moatvpn.esp.outbound import Raw
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.algorithms import CipherSuite

@@ -19,9 +19,9 @@ from scale_portal import ADDRESS, IDENTITY, within
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import generate_private_key, load_private_key
-from moatvpn.drivers.interfaces import EspArrival
 from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.drivers.udp import UdpPort
+from moatvpn.esp.burst import Arrival
 from moatvpn.esp.child import Abilities
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.events import ChildUp, IkeDown, IkeUp
@@ -186,7 +186,7 @@ class Fleet:
     def child_up(self, moat: Moat, event: ChildUp) -> None:
         """Take a moat's new CHILD_SA; nothing is done with it here."""
 
-    def envelopes(self, arrivals: Iterable[EspArrival]) -> None:
+    def envelopes(self, arrivals: Iterable[Arrival]) -> None:
         """Take envelopes; here they are only taken out of the way."""
 
     def run(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from moatvpn.drivers.interfaces import EspArrival
-from moatvpn.esp.burst import Burst
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.wire.endpoint import Endpoint
 
 
@@ -17,7 +16,7 @@ def burst(
     return Burst(data, len(envelopes[0]), to, bool(to.port), tos, source, whole)
 
 
-def each(arrivals: Iterable[EspArrival]) -> list[tuple[bytes, Endpoint, int]]:
+def each(arrivals: Iterable[Arrival]) -> list[tuple[bytes, Endpoint, int]]:
     """Return the octets, the source and the TOS octet of each envelope that has arrived."""
     return [
         (bytes(data[at : at + size]), source, tos)

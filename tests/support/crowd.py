@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from scale_moats import PORTAL, Fleet, Moat
 
 from moatvpn.counters import Counters
-from moatvpn.drivers.interfaces import EspArrival
+from moatvpn.esp.burst import Arrival
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.events import ChildUp
 from moatvpn.wire.endpoint import NAT_PORT
@@ -44,7 +44,7 @@ class Crowd(Fleet):
         for burst in self._esp[moat.number].encapsulate([raw], time.monotonic()):
             (self._ports[NAT_PORT] if burst.udp else self._raw).send_burst(burst)
 
-    def envelopes(self, arrivals: Iterable[EspArrival]) -> None:
+    def envelopes(self, arrivals: Iterable[Arrival]) -> None:
         """Take in envelopes of the portal's."""
         now = time.monotonic()
         for arrival in arrivals:

@@ -12,12 +12,11 @@ from moatvpn.daemon.packets import PacketEngine
 from moatvpn.drivers.interfaces import (
     STRANGERS_BATCH,
     Clock,
-    EspArrival,
     RawSocket,
     Tun,
     UdpSocket,
 )
-from moatvpn.esp.burst import Burst
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.esp.coalesce import WORTH_JOINING, joined
 from moatvpn.esp.inbound import Delivery
 from moatvpn.wire.endpoint import NAT_PORT, Datagram
@@ -45,7 +44,7 @@ class Forwarder(ABC):
         """Take in a few of the messages at one of our UDP ports that belong to no SA."""
         self._take(*self._ports[port].strangers.receive(STRANGERS_BATCH))
 
-    def _take(self, arrivals: list[EspArrival], messages: list[Datagram]) -> None:
+    def _take(self, arrivals: list[Arrival], messages: list[Datagram]) -> None:
         self._take_messages(messages)
         if arrivals:
             self._arrived(arrivals)
@@ -57,7 +56,7 @@ class Forwarder(ABC):
             self._engine.from_ike(message, now)
 
     @abstractmethod
-    def _arrived(self, arrivals: list[EspArrival]) -> None:
+    def _arrived(self, arrivals: list[Arrival]) -> None:
         """Take in ESP packets, or what could be."""
 
     def handle_timer(self) -> None:
@@ -119,7 +118,7 @@ class PacketForwarder(Forwarder):
         """Take in the ESP packets and IKE messages that wait at one of our UDP ports."""
         queue = self._ports[port]
 
-        def receive() -> list[EspArrival]:
+        def receive() -> list[Arrival]:
             arrivals, messages = queue.receive()
             self._take_messages(messages)
             return arrivals
@@ -127,7 +126,7 @@ class PacketForwarder(Forwarder):
         self._take_from(queue, receive)
 
     def _take_from(
-        self, source: RawSocket | UdpSocket, receive: Callable[[], list[EspArrival]]
+        self, source: RawSocket | UdpSocket, receive: Callable[[], list[Arrival]]
     ) -> None:
         arrivals, shares = receive(), self._shares
         if source.more or shares.arrivals_wait:
@@ -169,7 +168,7 @@ class PacketForwarder(Forwarder):
         super().flush()
         self._send(self._packets.bursts_to_send(self._clock()))
 
-    def _arrived(self, arrivals: list[EspArrival]) -> None:
+    def _arrived(self, arrivals: list[Arrival]) -> None:
         self._deliver(self._packets.from_esp(arrivals, self._clock()))
 
     def _send(self, bursts: Iterable[Burst]) -> None:
@@ -204,7 +203,7 @@ class KernelForwarder(Forwarder):
         self._take_news(self._clock())
         self.flush()
 
-    def _arrived(self, arrivals: list[EspArrival]) -> None:
+    def _arrived(self, arrivals: list[Arrival]) -> None:
         # The kernel takes all that could be ESP; what it leaves to us cannot.
         for _ in arrivals:
             self._counters.drop(DropReason.ESP_TOO_SHORT)

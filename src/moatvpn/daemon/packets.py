@@ -12,8 +12,8 @@ from moatvpn.counters import Counters
 from moatvpn.daemon.engine import Beside, Engine
 from moatvpn.daemon.log import LogCall
 from moatvpn.deadlines import earliest
-from moatvpn.esp.burst import Burst
-from moatvpn.esp.inbound import Arrival, Arrived, Delivery
+from moatvpn.esp.burst import Arrival, Burst
+from moatvpn.esp.inbound import Arrived, Delivery
 from moatvpn.esp.outbound import Raw
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint

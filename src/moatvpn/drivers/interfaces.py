@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from moatvpn.esp.burst import Burst
-from moatvpn.wire.endpoint import Datagram, Endpoint
+from moatvpn.esp.burst import Arrival, Burst
+from moatvpn.wire.endpoint import Datagram
 from moatvpn.wire.offload import Packet
-
-# ESP packets back to back, how long each is but for the last, which may be shorter, where they
-# came from (port 0: as IP protocol 50), and the TOS octet of the headers outside of them. The
-# octets are valid until the socket is asked again.
-EspArrival = tuple[memoryview, int, Endpoint, int]
 
 # How much one readable source may take before the others have their turn.
 BATCH = 64
@@ -66,7 +61,7 @@ class RawSocket(EspSocket, Protocol):
 
     more: bool
 
-    def receive(self, limit: int = BATCH) -> list[EspArrival]:
+    def receive(self, limit: int = BATCH) -> list[Arrival]:
         """Return the ESP packets that wait now, at most limit of them; never block."""
         ...
 
@@ -82,7 +77,7 @@ class UdpQueue(Protocol):
         """Return whether there may be more than what came last."""
         ...
 
-    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+    def receive(self, limit: int = BATCH) -> tuple[list[Arrival], list[Datagram]]:
         """Return the ESP packets and the IKE messages that wait now; never block.
 
         Both together are at most limit. Keepalives are left out, non-ESP markers taken off.

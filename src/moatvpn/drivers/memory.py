@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from moatvpn.counters import Counters, DropReason
-from moatvpn.drivers.interfaces import BATCH, EspArrival
-from moatvpn.esp.burst import Burst
+from moatvpn.drivers.interfaces import BATCH
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, NAT_PORT, Datagram, Endpoint
 from moatvpn.wire.ike_header import NO_SPI
 from moatvpn.wire.offload import Packet
@@ -135,7 +135,7 @@ class MemoryHost:
         return False
 
 
-def _arrival(packet: WildPacket) -> EspArrival:
+def _arrival(packet: WildPacket) -> Arrival:
     return memoryview(packet.data), len(packet.data), packet.source, packet.tos
 
 
@@ -153,10 +153,10 @@ class MemoryRaw:
 
     def __init__(self, host: MemoryHost) -> None:
         self._host = host
-        self.waiting: deque[EspArrival] = deque()
+        self.waiting: deque[Arrival] = deque()
         self.more = False
 
-    def receive(self, limit: int = BATCH) -> list[EspArrival]:
+    def receive(self, limit: int = BATCH) -> list[Arrival]:
         """Return the ESP packets that wait now, at most limit of them."""
         self.more = len(self.waiting) >= limit
         return [self.waiting.popleft() for _ in range(min(limit, len(self.waiting)))]
@@ -171,11 +171,11 @@ class MemoryQueue:
     """The twin of UdpQueue."""
 
     def __init__(self) -> None:
-        self.arrivals: deque[EspArrival] = deque()
+        self.arrivals: deque[Arrival] = deque()
         self.messages: deque[Datagram] = deque()
         self.more = False
 
-    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+    def receive(self, limit: int = BATCH) -> tuple[list[Arrival], list[Datagram]]:
         """Return the ESP packets and the IKE messages that wait now, limit of both at most."""
         messages = [self.messages.popleft() for _ in range(min(limit, len(self.messages)))]
         rest = min(limit - len(messages), len(self.arrivals))

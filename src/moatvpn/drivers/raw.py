@@ -6,18 +6,18 @@ import socket
 import struct
 
 from moatvpn.counters import Counters, DropReason
-from moatvpn.drivers.interfaces import BATCH, EspArrival
+from moatvpn.drivers.interfaces import BATCH
 from moatvpn.drivers.mmsg import ManyReceiver, ManySender
 from moatvpn.drivers.sockets import LONGEST, Overflow, cannot_open, endpoint_of_octets, prepare
 from moatvpn.errors import PeerError
-from moatvpn.esp.burst import Burst
+from moatvpn.esp.burst import Arrival, Burst
 
 IP_PROTOCOL_ESP = 50
 _SHORTEST_HEADER = 20
 _read = struct.Struct("!BBH8x4s").unpack_from  # version and length, TOS, total length, source
 
 
-def strip_ip_header(packet: memoryview, size: int) -> EspArrival:
+def strip_ip_header(packet: memoryview, size: int) -> Arrival:
     """Return what an IPv4 packet of protocol 50 carries, its source (port 0) and its TOS octet.
 
     The packet is the first size octets. Those beyond the header's total length are not its own.
@@ -59,12 +59,12 @@ class RawEspSocket:
         """Return the descriptor to wait on for packets."""
         return self._socket.fileno()
 
-    def receive(self, limit: int = BATCH) -> list[EspArrival]:
+    def receive(self, limit: int = BATCH) -> list[Arrival]:
         """Return the envelopes that wait now, at most limit and BATCH of them.
 
         Their octets are valid until the next call.
         """
-        arrivals: list[EspArrival] = []
+        arrivals: list[Arrival] = []
         append, strip, receiver = arrivals.append, strip_ip_header, self._receiver
         sizes = receiver.receive(limit)
         for place, size in zip(receiver.places, sizes, strict=False):

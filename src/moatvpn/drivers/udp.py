@@ -9,7 +9,7 @@ import sys
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.drivers.gro import NON_ESP_MARKER, is_plain, split
-from moatvpn.drivers.interfaces import BATCH, EspArrival
+from moatvpn.drivers.interfaces import BATCH
 from moatvpn.drivers.mmsg import ManySender
 from moatvpn.drivers.sockets import (
     BUFFER,
@@ -26,7 +26,7 @@ from moatvpn.drivers.sockets import (
     sent_with,
 )
 from moatvpn.drivers.steering import bind_both
-from moatvpn.esp.burst import Burst
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram
 
 _UDP_ENCAP, _UDP_ENCAP_ESPINUDP = 100, 2  # linux/udp.h
@@ -108,13 +108,13 @@ class UdpQueue:
         """Return the descriptor to wait on for datagrams."""
         return self.socket.fileno()
 
-    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+    def receive(self, limit: int = BATCH) -> tuple[list[Arrival], list[Datagram]]:
         """Return the envelopes and the IKE messages that wait now.
 
         They are what limit calls of the kernel's give, and about 256 KiB, at most. Octets of
         envelopes are valid until the next call. Empty datagrams are counted and left out.
         """
-        arrivals: list[EspArrival] = []
+        arrivals: list[Arrival] = []
         messages: list[Datagram] = []
         view, used, framed = self._view, 0, self._framed
         receive_into = self.socket.recvmsg_into
@@ -190,7 +190,7 @@ class UdpPort:
         """Return whether something may have waited after the last call of receive."""
         return self.established.more
 
-    def receive(self, limit: int = BATCH) -> tuple[list[EspArrival], list[Datagram]]:
+    def receive(self, limit: int = BATCH) -> tuple[list[Arrival], list[Datagram]]:
         """Return what waits now of all but strangers, as UdpQueue.receive does."""
         return self.established.receive(limit)
 

@@ -9,6 +9,11 @@ from moatvpn.wire.endpoint import Endpoint
 MAX_ENVELOPES = 64  # the kernel's own bound of one UDP_SEGMENT send
 MAX_OCTETS = 65_507  # what an IPv4 header and a UDP header leave of 65,535
 
+# Envelopes that came together, back to back; how long each is but for the last, which may be
+# shorter; where they came from (port 0: as IP protocol 50); and the TOS octet of the headers
+# outside of them. The octets are valid until the socket is asked again.
+Arrival = tuple[memoryview, int, Endpoint, int]
+
 
 class Burst(NamedTuple):
     """Envelopes (ESP packets from the SPI on) back to back, to one peer and under one header.

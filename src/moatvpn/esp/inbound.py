@@ -8,11 +8,13 @@ from typing import NamedTuple
 from moatvpn.counters import Counters, DropReason
 from moatvpn.deadlines import earliest
 from moatvpn.errors import PeerError
+from moatvpn.esp.burst import Arrival
 from moatvpn.esp.ecn import decapsulate_ecn
+from moatvpn.esp.flows import Flows
 from moatvpn.esp.paths import Paths
 from moatvpn.esp.reassembly import Block
 from moatvpn.esp.sa import Opened, Opening
-from moatvpn.esp.sad import Pair
+from moatvpn.esp.sad import NOTE_EVERY, Pair
 from moatvpn.wire import aggfrag, offload
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.esp import Part, parts_of
@@ -21,18 +23,15 @@ from moatvpn.wire.ip import (
     NEXT_HEADER_IPV4,
     NEXT_HEADER_IPV6,
     NEXT_HEADER_NONE,
+    flow_of,
     read_header,
 )
 
-# Envelopes back to back, the size of each but the last, their source, and the outer TOS octet.
-Arrival = tuple[memoryview, int, Endpoint, int]
 # A raw packet in pieces, and its virtio header where it is not whole by itself.
 Delivery = tuple[list[bytes], bytes]
 
 _VERSION_OF = {NEXT_HEADER_IPV4: 4, NEXT_HEADER_IPV6: 6}
 _LONGEST_HEADERS = 128  # octets that hold all headers which are looked at
-_MOST_FLOWS = 4096
-_NOTE_EVERY = 0.5  # seconds
 _MOST_ANSWERS = 64  # to one peer's probes at a time
 
 
@@ -68,7 +67,7 @@ class Inbound:
         self._counters = counters
         self._activate = activate
         self._paths = paths
-        self._flows: dict[bytes, Pair] = {}  # as in esp.outbound
+        self._flows = Flows()
         self._holding: dict[int, Pair] = {}  # where envelopes wait for those before them, by SPI
 
     def forget_flows(self) -> None:
@@ -121,7 +120,7 @@ class Inbound:
         moved = newest and source != connection.peer and _is_elsewhere(pair, source)
         told = now >= connection.noted_in
         if told:
-            connection.noted_in = now + _NOTE_EVERY
+            connection.noted_in = now + NOTE_EVERY
         return Arrived(connection.name, packets, pair.child.spi_in, source, moved, told)
 
     # Streams
@@ -212,25 +211,16 @@ class Inbound:
 
     def _check_policy(self, pair: Pair, first: bytes, length: int) -> None:
         """Raise PeerError unless a packet that begins with first belongs into the SA."""
-        if first[0] == 0x45 and length >= 20:
-            key = first[12:20]
-            told = first[2] << 8 | first[3]
-        elif first[0] >> 4 == 6 and length >= 40:
-            key = first[8:40]
-            told = (first[4] << 8 | first[5]) + 40
-        else:
-            key, told = b"", length
-        if told != length:
-            raise PeerError(DropReason.ESP_INNER_MALFORMED, f"{length} octets instead of {told}")
-        if self._flows.get(key) is pair:
+        flow = flow_of(first, length)
+        if flow is None:
+            raise PeerError(DropReason.ESP_INNER_MALFORMED, f"{length} octets, stated otherwise")
+        if self._flows.get(flow) is pair:
             return
         version, _, source, destination = read_header(first, length)
         if not pair.arriving.matches(first, version, source, destination):
             raise PeerError(DropReason.ESP_INNER_SELECTOR)
-        if key and pair.arriving.by_address:
-            if len(self._flows) >= _MOST_FLOWS:
-                self._flows.clear()
-            self._flows[key] = pair
+        if pair.arriving.by_address:
+            self._flows.keep(flow, pair)
 
     def _probed(self, pair: Pair, pieces: list[bytes], now: float) -> None:
         """Take in a path probe of the peer's, to be answered, or its answer to one of ours."""

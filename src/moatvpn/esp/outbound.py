@@ -13,22 +13,21 @@ from itertools import accumulate
 from moatvpn.counters import Counters, DropReason
 from moatvpn.errors import PeerError
 from moatvpn.esp.burst import Burst
+from moatvpn.esp.flows import Flows
 from moatvpn.esp.hiding import UNPADDED, filled, padded
 from moatvpn.esp.ring import Ring, most_envelopes
-from moatvpn.esp.sad import Connection, Pair
+from moatvpn.esp.sad import NOTE_EVERY, Connection, Pair
 from moatvpn.esp.sizes import SMALL, room_in, room_of
 from moatvpn.esp.spd import Spd
 from moatvpn.wire import aggfrag, offload
 from moatvpn.wire.esp import trailer
-from moatvpn.wire.ip import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, read_header
+from moatvpn.wire.ip import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, flow_of, read_header
 
 # A raw packet, and its virtio header where it is not whole by itself (drivers.interfaces.Tun).
 Raw = tuple[memoryview, bytes]
 
 # Octets of a packet whose checksum is sooner filled in than left to the peer by a virtio header
 _SOON_FILLED_IN = 512
-_MOST_FLOWS = 4096
-_NOTE_EVERY = 0.5  # seconds
 
 
 class Outbound:
@@ -42,8 +41,7 @@ class Outbound:
         self._spd = spd
         self._counters = counters
         self._ring = Ring()
-        # The SA of packets between two addresses; for SAs only that ask for no more than those.
-        self._flows: dict[bytes, Pair] = {}
+        self._flows = Flows()
         self.worn: list[Pair] = []
         self.noted: list[str] = []
 
@@ -95,28 +93,21 @@ class Outbound:
             self.worn.append(pair)
         connection = pair.connection
         if now >= connection.noted_out:
-            connection.noted_out = now + _NOTE_EVERY
+            connection.noted_out = now + NOTE_EVERY
             self.noted.append(connection.name)
 
     # Policy
 
     def pair_of(self, packet: memoryview) -> Pair | DropReason:
         """Return the SAs that a raw packet of ours leaves on, or why there are none."""
-        size = len(packet)
-        if size >= 20 and packet[0] == 0x45:
-            if packet[2] << 8 | packet[3] != size:
-                return DropReason.OUT_MALFORMED
-            key = bytes(packet[12:20])
-        elif size >= 40 and packet[0] >> 4 == 6:
-            if (packet[4] << 8 | packet[5]) + 40 != size:
-                return DropReason.OUT_MALFORMED
-            key = bytes(packet[8:40])
-        else:
-            key = b""
-        pair = self._flows.get(key)
-        return self._look_up(packet, key) if pair is None else pair
+        addresses = flow_of(packet, len(packet))
+        if addresses is None:
+            return DropReason.OUT_MALFORMED
+        flow = bytes(addresses)
+        pair = self._flows.get(flow)
+        return self._look_up(packet, flow) if pair is None else pair
 
-    def _look_up(self, packet: memoryview, key: bytes) -> Pair | DropReason:
+    def _look_up(self, packet: memoryview, flow: bytes) -> Pair | DropReason:
         try:
             version, length, source, destination = read_header(packet)
         except PeerError:
@@ -132,10 +123,8 @@ class Outbound:
                 break
         else:
             return DropReason.OUT_NO_POLICY if ways else DropReason.OUT_NO_SA
-        if key and all(way.leaving.by_address for way in ways):
-            if len(self._flows) >= _MOST_FLOWS:
-                self._flows.clear()
-            self._flows[key] = pair
+        if all(way.leaving.by_address for way in ways):
+            self._flows.keep(flow, pair)
         return pair
 
     # Envelopes
@@ -230,11 +219,9 @@ class Outbound:
         """Return the plaintexts of one stream: pieces, which are blocks of those lengths."""
         total = sum(blocks)
         room = room_of(pair)
-        head, alignment = aggfrag.header, pair.outbound.alignment
-        length = aggfrag.HEADER_LENGTH + total
         if total <= room:
-            last = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, alignment)
-            return [b"".join((head(0), *pieces, last))]
+            return [_plaintext(pair, 0, pieces, total)]
+        head = aggfrag.header
         stream = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         starts = range(0, total, room)
         if len(blocks) == 1:
@@ -244,13 +231,10 @@ class Outbound:
             offsets = _offsets(starts, blocks)
         payloads = [
             b"".join((head(offset), stream[at : at + room], UNPADDED))
-            for offset, at in zip(offsets, starts, strict=True)
+            for offset, at in zip(offsets[:-1], starts[:-1], strict=True)
         ]
         rest = stream[starts[-1] :]
-        length = aggfrag.HEADER_LENGTH + len(rest)
-        last = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, alignment)
-        payloads[-1] = b"".join((head(offsets[-1]), rest, last))
-        return payloads
+        return [*payloads, _plaintext(pair, offsets[-1], (rest,), len(rest))]
 
     # Path probes
 
@@ -282,9 +266,15 @@ class Outbound:
             yield from self._single(pair, block)
 
     def _single(self, pair: Pair, blocks: bytes) -> Iterator[Burst]:
-        length = aggfrag.HEADER_LENGTH + len(blocks)
-        end = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, pair.outbound.alignment)
-        yield from self.sealed(pair, 0, [aggfrag.header(0) + blocks + end], whole=True)
+        plaintext = _plaintext(pair, 0, (blocks,), len(blocks))
+        yield from self.sealed(pair, 0, [plaintext], whole=True)
+
+
+def _plaintext(pair: Pair, offset: int, pieces: Sequence[bytes | memoryview], octets: int) -> bytes:
+    """Return the plaintext of one AGGFRAG payload: pieces of so many octets, and ESP's trailer."""
+    length = aggfrag.HEADER_LENGTH + octets
+    end = trailer(length, aggfrag.NEXT_HEADER_AGGFRAG, pair.outbound.alignment)
+    return b"".join((aggfrag.header(offset), *pieces, end))
 
 
 def _is_sound(virtio: bytes, packet: memoryview) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from moatvpn.counters import Counters
 from moatvpn.deadlines import earliest
 from moatvpn.errors import MoatError
-from moatvpn.esp.burst import Burst
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.constant import ConstantRates
-from moatvpn.esp.inbound import Arrival, Arrived, Inbound
+from moatvpn.esp.inbound import Arrived, Inbound
 from moatvpn.esp.outbound import Outbound, Raw
 from moatvpn.esp.paths import Paths
 from moatvpn.esp.sad import Connection, Pair

@@ -6,6 +6,7 @@ TUN device, or of a socket, has for one SA.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -25,8 +26,11 @@ from moatvpn.wire.esp import (
     HEADER_LENGTH,
     ICV_LENGTH,
     LAST_SEQUENCE,
+    START,
     TRAILER_LENGTH,
     Part,
+    extended_associated_data,
+    header,
     split_trailer,
     start,
     whole,
@@ -39,10 +43,8 @@ LAST_PACKET_EXTENDED = 1 << 36
 # From this part of the numbers on, a rekey is wanted: long before the end, whatever the rate.
 SOFT_NUMERATOR, SOFT_DENOMINATOR = 3, 4
 
-_START = Struct("!IIQ").pack_into  # what wire.esp.start returns
 _NONCE = Struct("!4sQ").pack  # salt and IV
-_HEADER = Struct("!II").pack
-_EXTENDED = Struct("!IQ").pack
+_START = START.pack_into
 _SPAN = 1 << 32
 
 
@@ -117,7 +119,7 @@ class AeadOutboundSa(_Sending):
         if len(plaintexts) == 1:
             # Small and lonely packets want an answer soon: for one, lists would cost as much again.
             _START(octets, 0, spi, first % _SPAN, first)
-            head = _EXTENDED(spi, first) if self._esn else _HEADER(spi, first)
+            head = extended_associated_data(spi, first) if self._esn else header(spi, first)
             sealed = ring.view[CIPHERTEXT_AT:size]
             self._aead.encrypt_into(_NONCE(salt, first), plaintexts[0], head, sealed)
             return ring.view[:size]
@@ -127,9 +129,9 @@ class AeadOutboundSa(_Sending):
         for at, number in zip(range(0, size * len(plaintexts), size), numbers, strict=True):
             _START(octets, at, spi, number % _SPAN if wraps else number, number)
         if self._esn:
-            associated = [_EXTENDED(spi, number) for number in numbers]
+            associated = [extended_associated_data(spi, number) for number in numbers]
         else:
-            associated = [_HEADER(spi, number) for number in numbers]
+            associated = [header(spi, number) for number in numbers]
         nonces = [_NONCE(salt, number) for number in numbers]
         places = ring.places(size, len(plaintexts))
         end = size * len(plaintexts)
@@ -185,7 +187,7 @@ class Opening:
         self.newest = False
 
 
-class _Receiving:
+class _Receiving(ABC):
     """The anti-replay window of an inbound SA, and what it has delivered."""
 
     __slots__ = ("_esn", "_spi", "octets", "packets", "window")
@@ -196,9 +198,9 @@ class _Receiving:
         self._spi = child.spi_in
         self._esn = child.esn
 
+    @abstractmethod
     def _decrypt(self, sequence: int, part: Part) -> bytes:
         """Return the plaintext of an envelope; raise NotAuthentic, or PeerError for its form."""
-        raise NotImplementedError
 
     def open(self, parts: Sequence[Part], at: int, opening: Opening) -> int:
         """Open the envelopes from that place on, as long as they are this SA's.
@@ -266,7 +268,7 @@ class AeadInboundSa(_Receiving):
 
     def _decrypt(self, sequence: int, part: Part) -> bytes:
         spi, low, iv, sealed = part
-        associated = _EXTENDED(spi, sequence) if self._esn else _HEADER(spi, low)
+        associated = extended_associated_data(spi, sequence) if self._esn else header(spi, low)
         return self._open(self._salt + iv, sealed, associated)
 
 

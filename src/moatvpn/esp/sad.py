@@ -18,6 +18,8 @@ from moatvpn.wire.selectors import TrafficSelector
 if TYPE_CHECKING:
     from moatvpn.esp.stream import Stream
 
+NOTE_EVERY = 0.5  # seconds between what IKE is told of a connection's traffic, each way
+
 
 class Pair:
     """The two SAs of one CHILD_SA, and which raw packets they are for.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 from moatvpn.counters import Counters, DropReason
+from moatvpn.esp.burst import Arrival
 from moatvpn.esp.fair import PACKET_COST, TURN, FairQueue
-from moatvpn.esp.inbound import Arrival
 from moatvpn.esp.outbound import Outbound, Raw
 from moatvpn.esp.sad import Pair
 from moatvpn.wire.endpoint import Endpoint

@@ -29,8 +29,13 @@ Part = tuple[int, int, bytes, bytes]
 
 LAST_SEQUENCE = (1 << 32) - 1  # without extended sequence numbers
 
-_START = struct.Struct("!IIQ")
-_EXTENDED = struct.Struct("!IQ")
+START = struct.Struct("!IIQ")  # what start returns; it can be packed into its place, too
+# The packet's first HEADER_LENGTH octets, of its SPI and the low half of its number: they are what
+# is authenticated beside the ciphertext ...
+header = struct.Struct("!II").pack
+# ... but where sequence numbers are extended. There it is the SPI and all 64 bits of the number
+# (RFC 4106, 5; RFC 7634, 2.1).
+extended_associated_data = struct.Struct("!IQ").pack
 _PADDING = bytes(range(1, 256))
 _LONGEST_ALIGNMENT = 16  # of any cipher's blocks
 _TRAILERS = [_PADDING[:pad] + bytes((pad,)) for pad in range(_LONGEST_ALIGNMENT)]
@@ -42,16 +47,7 @@ def start(spi: int, sequence: int) -> bytes:
     Such an IV differs from packet to packet for as long as the number does, which is all that
     RFC 4106, 3.1 and RFC 7634, 2 ask of it.
     """
-    return _START.pack(spi, sequence & LAST_SEQUENCE, sequence)
-
-
-def extended_associated_data(spi: int, sequence: int) -> bytes:
-    """Return what is authenticated beside the ciphertext where sequence numbers are extended.
-
-    It is the SPI and all 64 bits of the number (RFC 4106, 5; RFC 7634, 2.1). Without extension it
-    is the packet's first HEADER_LENGTH octets as they stand.
-    """
-    return _EXTENDED.pack(spi, sequence)
+    return START.pack(spi, sequence & LAST_SEQUENCE, sequence)
 
 
 def trailer(payload_length: int, next_header: int, alignment: int = ALIGNMENT) -> bytes:
@@ -102,4 +98,4 @@ def parts_of(data: memoryview, size: int) -> list[Part]:
 def whole(part: Part) -> bytes:
     """Return the ESP packet that was cut up into part."""
     spi, low, iv, rest = part
-    return struct.pack("!II", spi, low) + iv + rest
+    return header(spi, low) + iv + rest

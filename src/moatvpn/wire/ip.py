@@ -6,10 +6,12 @@ read_header checks; the other functions take a packet that it has passed.
 from __future__ import annotations
 
 import struct
+from typing import TypeVar
 
 from moatvpn.counters import DropReason
 from moatvpn.errors import PeerError
 
+Octets = TypeVar("Octets", bytes, memoryview)
 NEXT_HEADER_IPV4 = 4
 NEXT_HEADER_IPV6 = 41
 NEXT_HEADER_NONE = 59
@@ -49,6 +51,19 @@ def read_header(packet: bytes | memoryview, size: int | None = None) -> tuple[in
         if length <= size:
             return 6, length, high << 64 | low, target_high << 64 | target_low
     raise PeerError(DropReason.ESP_INNER_MALFORMED, f"{size} octets of version {version}")
+
+
+def flow_of(packet: Octets, size: int) -> Octets | None:
+    """Return both addresses as they stand; nothing for a header that must be looked at as a whole.
+
+    packet is size octets, or the beginning of them. None: its header states another length.
+    """
+    # Asked for every packet, each way: so numbers instead of names.
+    if size >= 20 and packet[0] == 0x45:
+        return packet[12:20] if packet[2] << 8 | packet[3] == size else None
+    if size >= 40 and packet[0] >> 4 == 6:
+        return packet[8:40] if (packet[4] << 8 | packet[5]) + 40 == size else None
+    return packet[:0]
 
 
 def protocol_and_ports(packet: bytes | memoryview) -> tuple[int, int | None, int | None]:

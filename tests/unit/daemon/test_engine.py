@@ -14,9 +14,9 @@ from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.packets import PacketEngine
 from moatvpn.drivers.memory import MemoryAddresses
 from moatvpn.errors import ConfigError, OperatorError
-from moatvpn.esp.burst import Burst
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.esp.child import ChildSa
-from moatvpn.esp.inbound import Arrival, Arrived
+from moatvpn.esp.inbound import Arrived
 from moatvpn.esp.outbound import Raw
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.diagnosis import FailureRecord

@@ -6,8 +6,7 @@ from esp_peers import ALL, CORP, CORP6, MOAT, PC, PC6, PORTAL, TCP, Ends, ipv4, 
 from single import SingleProcessor
 
 from moatvpn.counters import Counters
-from moatvpn.esp.burst import Burst
-from moatvpn.esp.inbound import Arrival
+from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.esp.outbound import Raw
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.endpoint import Endpoint
