@@ -129,6 +129,11 @@ class Namespace:
 
     def close(self) -> None:
         """Remove the namespace, with all that is in it."""
+        # The kernel takes a namespace down some time after its name is gone. The far ends of its
+        # cables would stand meanwhile, in the way of the next that have their names.
+        for line in self.ip("-br", "link", "show", "type", "veth").splitlines():
+            cable = line.split("@")[0].split()[0]
+            run("ip", "-n", self.namespace, "link", "delete", cable, check=False)
         run("ip", "netns", "delete", self.namespace)
 
 
