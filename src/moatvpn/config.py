@@ -24,6 +24,7 @@ from moatvpn.wire.algorithms import (
     Group,
     PostQuantum,
 )
+from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PPK_ID = re.compile(r"[!-~]{1,64}")
@@ -48,6 +49,7 @@ _TFC_OCTETS = (128, 9000)
 _TFC_RATE = (1, 100_000)  # envelopes a second
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
 _OTHER_PATHS = ("certificate", "insecure_write_keys_for_wireshark")
+_USUAL_PORTS = (IKE_PORT, NAT_PORT)
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
 
 AUTHENTICATIONS = ("raw-public-key", "psk", "certificate")
@@ -175,6 +177,8 @@ class DaemonConfig:
     data_plane: one of DATA_PLANES: whether moatd carries the packets itself ("python"), or has the
         kernel do it, by an interface of the kind xfrm; "auto" is the kernel where it can.
     state: the directory of what outlives moatd, private to its user; None: nothing does.
+    ports: the numbers of our UDP ports that stand in for 500 and 4500, for a further daemon on
+        a box. To peers it looks as if a NAT had put us there, so envelopes travel in UDP alone.
     insecure_write_keys_for_wireshark: a directory that gets the keys of all traffic, as Wireshark
         reads them: for a laboratory, and never for a box at work.
     """
@@ -190,6 +194,7 @@ class DaemonConfig:
     wild_addresses: tuple[str, ...] = ()
     data_plane: str = "python"
     state: Path | None = None
+    ports: tuple[int, int] = _USUAL_PORTS
     insecure_write_keys_for_wireshark: Path | None = None
 
 
@@ -377,6 +382,10 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
     if len(os.fsencode(paths.get("control_socket", ""))) > _LONGEST_SOCKET_PATH:
         why = f"is longer than the {_LONGEST_SOCKET_PATH} octets of a socket's path"
         raise get.error("control_socket", why, "Give a shorter one")
+    ports = get.ports("ports", _USUAL_PORTS)
+    if ports != _USUAL_PORTS and get.record.get("data_plane", "python") != "python":
+        why = "are others than 500 and 4500, which the kernel's data plane cannot have"
+        raise get.error("ports", why, "Drop it, or set data_plane to python")
     return DaemonConfig(
         identity=get.text("identity", FQDN, "a domain name in lower case"),
         tunnel_interface=(
@@ -388,5 +397,6 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
         crls=get.paths("crls") if "crls" in record else (),
         wild_addresses=get.wild_addresses("wild_addresses"),
         data_plane=get.choice("data_plane", DATA_PLANES, "python"),
+        ports=ports,
         **paths,
     )

@@ -21,6 +21,7 @@ FQDN = re.compile(
     r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+"
 )
 _LONGEST_TEXT = 255
+_LAST_PORT = 65535
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 E = TypeVar("E", bound=Enum)
@@ -213,6 +214,20 @@ class Record:
             remedy = f"Give a whole number of {unit} from {least} to {most}, or leave it out"
             raise self.error(key, f"is {short(value)}", remedy)
         return value
+
+    def ports(self, key: str, default: tuple[int, int]) -> tuple[int, int]:
+        """Take a list of two UDP ports, which differ."""
+        value = self.record.get(key, list(default))
+        if (
+            not isinstance(value, list)
+            or len(value) != len(default)
+            or not all(type(number) is int and 0 < number <= _LAST_PORT for number in value)
+            or value[0] == value[1]
+        ):
+            remedy = f"Give two different numbers from 1 to {_LAST_PORT}, or leave it out"
+            raise self.error(key, f"is {short(value)}", remedy)
+        first, second = value
+        return first, second
 
     def member(self, key: str, kind: type[E], default: E) -> E:
         """Take the name of one of an enumeration's members."""

@@ -144,6 +144,11 @@ class Box(Namespace):
         self, namespace: str, directory: Path, identity: str, data_plane: str = "python"
     ) -> None:
         super().__init__(namespace, directory, identity)
+        self._prepare("moat0", data_plane)
+
+    def _prepare(self, interface: str, data_plane: str = "python", **more: Any) -> None:
+        """Make a daemon's key, device and settings; more are settings that have no default here."""
+        directory = self.directory
         self.data_plane = data_plane
         self.key = directory / "identity.key"
         self.connections = directory / "connections.d"
@@ -154,21 +159,23 @@ class Box(Namespace):
             "public_key"
         ]
         if data_plane != "python":
-            self.ip("link", "add", "moat0", "type", "xfrm", "if_id", "7")
+            self.ip("link", "add", interface, "type", "xfrm", "if_id", "7")
         else:
-            self.ip("tuntap", "add", "moat0", "mode", "tun")
+            self.ip("tuntap", "add", interface, "mode", "tun")
         # Without a link-local address the kernel sends nothing of its own into the tunnel.
-        self.ip("link", "set", "moat0", "addrgenmode", "none")
+        self.ip("link", "set", interface, "addrgenmode", "none")
         mtu = "65535" if data_plane == "python" else "1400"
-        self.ip("link", "set", "moat0", "up", "mtu", mtu)
+        self.ip("link", "set", interface, "up", "mtu", mtu)
         settings = {
-            "identity": identity,
+            "identity": self.identity,
             "private_key": str(self.key),
+            "tunnel_interface": interface,
             "connections": str(self.connections),
             "control_socket": str(self.socket),
             "state": str(directory),
             "log_level": "debug",
             "data_plane": data_plane,
+            **more,
         }
         (directory / "moatd.json").write_text(json.dumps(settings))
 
@@ -233,6 +240,25 @@ class Box(Namespace):
         if self.daemon is not None:
             self.kill()
         super().close()
+
+
+class FurtherDaemon(Box):
+    """Another moatd in the namespace of a box, with a device and UDP ports of its own."""
+
+    def __init__(self, box: Box, interface: str, identity: str, ports: tuple[int, int]) -> None:
+        self.namespace = box.namespace
+        self.identity = identity
+        self.directory = box.directory / interface
+        self.log = self.directory / "log"
+        self.directory.mkdir()
+        self._prepare(interface, ports=ports)
+
+    def close(self) -> None:
+        """End this moatd, and tell its log; the namespace is the box's."""
+        if self.daemon is not None:
+            self.kill()
+        if self.log.exists():
+            print(f"--- log of {self.identity}\n{self.log.read_text()[-8000:]}")
 
 
 def join(moat: Namespace, portal: Namespace) -> None:

@@ -36,7 +36,8 @@ import hashlib, os, socket, sys, time
 block, hashed = os.urandom(1 << 20), hashlib.sha256()
 start = time.monotonic()
 SO_MAX_PACING_RATE = 47
-with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
+source = (sys.argv[5], 0) if sys.argv[5] else None
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), source_address=source) as sock:
     if pace := int(sys.argv[4]):
         sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, pace)
     for _ in range(int(sys.argv[3])):
@@ -58,11 +59,12 @@ class Transfer:
 
 @contextmanager
 def transfer(
-    sender: Box, receiver: Box, address: str, mebibytes: int, pace: int = 0
+    sender: Box, receiver: Box, address: str, mebibytes: int, pace: int = 0, source: str = ""
 ) -> Iterator[Transfer]:
     """Send mebibytes by TCP while the block runs, and check at its end that they came whole.
 
-    pace is how many octets a second TCP may send, 0 for as many as it can.
+    pace is how many octets a second TCP may send, 0 for as many as it can; source is the sender's
+    address, empty for the one that routing takes.
     """
     pipe = subprocess.PIPE
     result = Transfer()
@@ -70,7 +72,7 @@ def transfer(
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
-            words = (sys.executable, "-c", _SEND, address, PORT, str(mebibytes), str(pace))
+            words = (sys.executable, "-c", _SEND, address, PORT, str(mebibytes), str(pace), source)
             with sender.popen(*words, stdout=pipe) as client:
                 try:
                     yield result
@@ -98,9 +100,10 @@ class Pings:
 
 
 @contextmanager
-def pings(sender: Box, address: str, count: int = 300) -> Iterator[Pings]:
+def pings(sender: Box, address: str, count: int = 300, source: str = "") -> Iterator[Pings]:
     """Send count echo requests, 100 a second, while the block runs; wait for them at its end."""
-    words = ("ping", "-n", "-i", "0.01", "-W", "2", "-c", str(count), address)
+    at = ("-I", source) if source else ()
+    words = ("ping", "-n", "-i", "0.01", "-W", "2", "-c", str(count), *at, address)
     result = Pings()
     with sender.popen(*words, stdout=subprocess.PIPE) as ping:
         try:

@@ -449,6 +449,21 @@ def test_data_planes(plane: str) -> None:
     assert daemon_from_dict(record).data_plane == plane
 
 
+def test_ports_of_a_further_daemon() -> None:
+    least = {"identity": "m1.example.net", "private_key": "/k"}
+    assert daemon_from_dict(least).ports == (500, 4500)
+    assert daemon_from_dict({**least, "ports": [4600, 4601]}).ports == (4600, 4601)
+    usual = {**least, "ports": [500, 4500], "data_plane": "kernel"}
+    assert daemon_from_dict(usual).ports == (500, 4500)
+    numbers: tuple[object, ...] = ([], [1], [1, 1], [0, 1], [1, 65536], [1, 2, 3], [10**5000, 1])
+    for value in (*numbers, [True, 2], [4600, "4601"], 4600, "ab", None):
+        with pytest.raises(ConfigError, match="given: ports"):
+            daemon_from_dict({**least, "ports": value}, "given")
+    for plane in ("auto", "kernel"):
+        with pytest.raises(ConfigError, match="kernel's data plane"):
+            daemon_from_dict({**least, "ports": [4600, 4601], "data_plane": plane})
+
+
 def test_wild_addresses_of_a_portal() -> None:
     least = {"identity": "portal.example.net", "private_key": "/k"}
     assert daemon_from_dict(least).wild_addresses == ()

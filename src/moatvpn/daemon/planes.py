@@ -17,7 +17,7 @@ from moatvpn.drivers.addresses import InterfaceAddresses
 from moatvpn.drivers.interfaces import Clock
 from moatvpn.drivers.kernel_plane import KernelPlane
 from moatvpn.drivers.loop import Loop
-from moatvpn.drivers.raw import RawEspSocket
+from moatvpn.drivers.raw import NoRawSocket, RawEspSocket
 from moatvpn.drivers.tun import TunDevice
 from moatvpn.drivers.udp import UdpPort
 from moatvpn.drivers.xfrm_drops import KernelDrops
@@ -87,7 +87,8 @@ class Planes:
     def open(self, ike: IkeEndpoint, **beside: Unpack[Beside]) -> tuple[Engine, Forwarder]:
         """Return the engine and the forwarder, with everything open; or raise OperatorError."""
         beside["addresses"] = InterfaceAddresses(self._config.tunnel_interface)
-        ports = {number: self._port(number) for number in (IKE_PORT, NAT_PORT)}
+        own = dict(zip((IKE_PORT, NAT_PORT), self._config.ports, strict=True))
+        ports = {number: self._port(number, own[number]) for number in own}
         open_plane = self._open_kernel if self._kernel else self._open_packets
         engine, forwarder = open_plane(ike, ports, beside)
         for number, port in ports.items():
@@ -95,9 +96,15 @@ class Planes:
             self._loop.watch(port.strangers, partial(forwarder.from_strangers, number))
         return engine, forwarder
 
-    def _port(self, number: int) -> UdpPort:
+    def _port(self, number: int, own: int) -> UdpPort:
+        """Open the port own, which everybody in here knows as number: 500 or 4500.
+
+        The peer hashes the port that it sees, IKE the one that it knows: where they differ, NAT
+        detection finds a NAT in front of us (RFC 7296, 2.23), and all goes in UDP.
+        """
         framed = number == NAT_PORT
-        port = UdpPort(number, self._counters, framed=framed, kernel_esp=framed and self._kernel)
+        kernel_esp = framed and self._kernel
+        port = UdpPort(own, self._counters, framed=framed, kernel_esp=kernel_esp, known_as=number)
         return self._stack.enter_context(closing(port))
 
     def _open_packets(
@@ -105,14 +112,21 @@ class Planes:
     ) -> tuple[Engine, Forwarder]:
         tun = TunDevice(self._config.tunnel_interface, self._counters)
         self._stack.enter_context(closing(tun))
-        raw = self._stack.enter_context(closing(RawEspSocket(self._counters)))
+        raw = self._raw()
         several = len(self._config.wild_addresses) > 1
         esp = EspProcessor(self._counters, several_addresses=several)
         engine = PacketEngine(ike, esp, self._counters, self._log, **beside)
         forwarder = PacketForwarder(engine, tun, raw, ports, self._clock, self._loop.soon)
         self._loop.watch(tun, forwarder.from_tun)
-        self._loop.watch(raw, forwarder.from_raw)
+        if isinstance(raw, RawEspSocket):
+            self._loop.watch(raw, forwarder.from_raw)
         return engine, forwarder
+
+    def _raw(self) -> RawEspSocket | NoRawSocket:
+        """Return what carries protocol 50, which one daemon of a box can have: it has no ports."""
+        if self._config.ports != (IKE_PORT, NAT_PORT):
+            return NoRawSocket(self._counters)
+        return self._stack.enter_context(closing(RawEspSocket(self._counters)))
 
     def _open_kernel(
         self, ike: IkeEndpoint, ports: dict[int, UdpPort], beside: Beside

@@ -84,3 +84,21 @@ class RawEspSocket:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+class NoRawSocket:
+    """Stands for a raw socket where there is none: nothing comes, and what is to go is dropped."""
+
+    more = False
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def receive(self, limit: int = BATCH) -> list[Arrival]:
+        """Return nothing."""
+        return []
+
+    def send_burst(self, burst: Burst) -> bool:
+        """Count the envelopes of a burst as not sent."""
+        self._counters.drop(DropReason.OUT_SEND_FAILED, -(-len(burst.data) // burst.size))
+        return False

@@ -155,6 +155,8 @@ class UdpQueue:
 class UdpPort:
     """One UDP port of ours at all addresses; framed says that RFC 3948 rules it, as on 4500.
 
+    known_as: the number that it goes by in endpoints, where it stands in for another port.
+
     Strangers' first messages wait in a queue of their own. kernel_esp: the kernel takes ESP out of
     UDP (UDP_ENCAP), and what arrives here is IKE. offloads: the kernel cuts bursts into datagrams,
     and joins those that come, where it can. Raises OperatorError where the port cannot be opened.
@@ -168,6 +170,7 @@ class UdpPort:
         framed: bool,
         kernel_esp: bool = False,
         offloads: bool = True,
+        known_as: int | None = None,
     ) -> None:
         self._counters = counters
         self._framed = framed
@@ -183,7 +186,7 @@ class UdpPort:
         except OSError as error:
             self.close()
             raise cannot_open(f"UDP port {port}", error) from error
-        self.strangers.port = self.established.port = self.port
+        self.strangers.port = self.established.port = known_as or self.port
 
     @property
     def more(self) -> bool:

@@ -107,7 +107,11 @@ def _moat_variables(
         "moat_private_subnet": moat.private_subnet,
         "moat_private_address6": str(router_address(parse_network(moat.private_subnet6))),
         "moat_private_subnet6": moat.private_subnet6,
+        "moat_kidnet_enabled": moat.kidnet,
     }
+    if moat.kidnet and moat.kidnet_subnet is not None:
+        variables["moat_kidnet_address"] = str(router_address(parse_network(moat.kidnet_subnet)))
+        variables["moat_kidnet_subnet"] = moat.kidnet_subnet
     if moat.wild_address is not None:
         variables["moat_wild_address"] = moat.wild_address
         variables["moat_wild_gateway"] = moat.wild_gateway

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from moatvpn.config import DaemonConfig
 from moatvpn.counters import Counters
 from moatvpn.daemon import planes
+from moatvpn.drivers.raw import RawEspSocket
 from moatvpn.errors import OperatorError
 from moatvpn.esp.child import Abilities
 
@@ -71,3 +73,17 @@ def test_ike_is_told_what_the_data_plane_can_do(
     with ExitStack() as stack:
         made = planes.Planes(config("auto"), log, Counters(), nothing, nothing, stack)
     assert made.abilities == (Abilities() if kernel else able)
+
+
+@pytest.mark.parametrize(("ports", "raw"), [((500, 4500), True), ((4600, 4601), False)])
+def test_protocol_50_is_for_the_daemon_of_the_usual_ports(
+    monkeypatch: pytest.MonkeyPatch, log: Any, ports: tuple[int, int], raw: bool
+) -> None:
+    made = RawEspSocket.__new__(RawEspSocket)
+    monkeypatch.setattr(made, "close", lambda: None, raising=False)
+    monkeypatch.setattr(planes, "RawEspSocket", lambda _: made)
+    nothing: Any = None
+    with ExitStack() as stack:
+        settings = replace(config("python"), ports=ports)
+        all_planes = planes.Planes(settings, log, Counters(), nothing, nothing, stack)
+        assert (all_planes._raw() is made) is raw

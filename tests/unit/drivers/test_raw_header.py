@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from bursts import burst
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moatvpn.counters import DropReason
-from moatvpn.drivers.raw import strip_ip_header
+from moatvpn.counters import Counters, DropReason
+from moatvpn.drivers.raw import NoRawSocket, strip_ip_header
 from moatvpn.errors import PeerError
 from moatvpn.wire.endpoint import Endpoint
 
@@ -81,3 +82,11 @@ def test_hostile_octets_are_a_drop_or_a_part_of_themselves(packet: bytes) -> Non
     assert len(data) == size > 0
     assert source.port == 0
     assert tos == packet[1]
+
+
+def test_where_there_is_no_raw_socket_nothing_comes_and_what_goes_is_counted() -> None:
+    counters = Counters()
+    none = NoRawSocket(counters)
+    assert none.receive() == []
+    assert not none.send_burst(burst(b"a", b"b", b"c", to=Endpoint("192.0.2.7", 0)))
+    assert counters.snapshot() == {"out-send-failed": 3}

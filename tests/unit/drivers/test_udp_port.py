@@ -169,3 +169,16 @@ def test_local_address_towards() -> None:
     assert local_address_towards("127.0.0.1") == "127.0.0.1"
     assert local_address_towards("255.255.255.255") is None
     assert local_address_towards("fd00::1") is None
+
+
+def test_a_port_goes_by_the_number_that_it_stands_in_for(
+    counters: Counters, peer: socket.socket
+) -> None:
+    with closing(UdpPort(0, counters, framed=True, known_as=4500)) as port:
+        assert port.port not in (0, 4500)
+        for data, queue in ((ABOUT_AN_SA, port), (FIRST, port.strangers)):
+            peer.sendto(MARKER + data, ("127.0.0.1", port.port))
+            (message,) = queue.receive()[1]
+            assert message.local == Endpoint("127.0.0.1", 4500)
+            assert port.send_ike(Datagram(b"answer", message.local, message.remote))
+            assert peer.recvfrom(99) == (MARKER + b"answer", ("127.0.0.1", port.port))

@@ -145,6 +145,16 @@ def test_variables_of_a_portal(five: Database, portal_texts: Texts, now: datetim
                 "moat_wild_gateway": "192.0.2.1",
             },
         ),
+        (
+            {"kidnet": "yes", "kidnet_subnet": "192.168.77.0/24"},
+            {
+                "moat_wild_mode": "dhcp",
+                "moat_kidnet_enabled": True,
+                "moat_kidnet_address": "192.168.77.1/24",
+                "moat_kidnet_subnet": "192.168.77.0/24",
+            },
+        ),
+        ({"kidnet": "no", "kidnet_subnet": "192.168.77.0/24"}, {"moat_wild_mode": "dhcp"}),
     ],
 )
 def test_variables_of_a_moat(
@@ -158,7 +168,7 @@ def test_variables_of_a_moat(
     with database.write() as session:
         store.add_portal(session, portal_texts, now)
         store.add_customers(session, [(None, customer(1) | given)], "one", now)
-    assert build(database, now).hosts["m0001.moats.example.net"] == expected | {
+    assert build(database, now).hosts["m0001.moats.example.net"] == {
         "ansible_host": "10.201.1.1",
         "moatvpn_identity": "m0001.moats.example.net",
         # Its portal has no key yet.
@@ -169,6 +179,8 @@ def test_variables_of_a_moat(
         "moat_private_subnet": "10.201.1.0/24",
         "moat_private_address6": "fd00:201:0:1::1/64",
         "moat_private_subnet6": "fd00:201:0:1::/64",
+        "moat_kidnet_enabled": False,
+        **expected,
     }
 
 
