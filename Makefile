@@ -8,13 +8,15 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Nothing below depends on the directory's place or on what the user has activated.
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 # The lab's own settings of podman, its way into the machines, and its own customer database.
+# MOAT_LAB_PREFIX, where it is set, begins the names of the containers and networks, so that a
+# second lab of a scenario can stand beside the first.
 export CONTAINERS_CONF := $(CURDIR)/build/containers.conf
-export ANSIBLE_CONNECTION_PLUGINS := $(CURDIR)/molecule/default/connection_plugins
-lab_database := sqlite:///$(CURDIR)/build/lab/moat.sqlite
+export ANSIBLE_CONNECTION_PLUGINS := $(CURDIR)/molecule/shared/connection_plugins
+lab_database := sqlite:///$(CURDIR)/build/lab/default.sqlite
 
 reports := build/reports
 # Programs in Python whose names do not say so.
-python_programs := scripts/demo scripts/count-tests molecule/default/files/web/usr/local/bin/lab-web
+python_programs := scripts/demo scripts/count-tests molecule/shared/files/web/usr/local/bin/lab-web
 pytest := python -m pytest -p no:cacheprovider
 
 help: ## List the targets
@@ -54,9 +56,14 @@ fuzz: setup ## Hunt for octets that do more than make counters go up, for FUZZ_S
 	    PYTHONPATH=tests/exchange:tests/support python tests/fuzz/run.py $$target $(FUZZ_SECONDS) build/fuzz/$$target
 	done
 
+# The scenarios of `make molecule`: all of them, or those named.
+SCENARIOS ?= $(notdir $(patsubst %/,%,$(dir $(wildcard molecule/*/molecule.yml))))
+
 molecule: setup ## Prove a tunnel in the lab, from empty containers to their removal
 	@mkdir -p $(reports)
-	molecule test
+	for scenario in $(SCENARIOS); do
+	    molecule --base-config .config/molecule/config.yml test --scenario-name $$scenario
+	done
 
 test: ## Everything: lint, unit, interop, molecule
 	@scripts/run-tests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -36,16 +37,22 @@ def test_a_list_of_hosts_is_one_too(run: Run) -> None:
     assert hosts(run, "localhost,", **NOWHERE) == {"localhost"}
 
 
-def test_the_labs_is_its_machines_and_the_boxes(lab: Run) -> None:
-    found = hosts(lab, str(ROOT / "molecule" / "default" / "inventory"))
-    assert found == {MOAT, PORTAL, "pc", "router", "corp", "web", "attacker"}
+SHARED = str(ROOT / "molecule" / "shared" / "inventory")
+SCENARIOS = sorted(path.parent for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
-def test_molecule_makes_and_removes_the_lab_without_its_database(run: Run) -> None:
-    scenario = ROOT / "molecule" / "default"
-    given = yaml.safe_load((scenario / "molecule.yml").read_text())["ansible"]["env"]
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.name)
+def test_a_labs_is_its_machines_and_the_boxes(lab: Run, scenario: Path) -> None:
+    found = hosts(lab, SHARED, str(scenario / "lab.yml"))
+    assert found >= {MOAT, PORTAL, "pc", "router", "corp", "web", "attacker"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.name)
+def test_molecule_makes_and_removes_a_lab_without_its_database(run: Run, scenario: Path) -> None:
+    given = yaml.safe_load((ROOT / ".config/molecule/config.yml").read_text())["ansible"]["env"]
     environment = {name: value for name, value in given.items() if "$" not in value}
-    assert hosts(run, str(scenario / "inventory"), **NOWHERE, **environment) >= {"pc", "web"}
+    found = hosts(run, SHARED, str(scenario / "lab.yml"), **NOWHERE, **environment)
+    assert found >= {"pc", "web"}
 
 
 @pytest.mark.parametrize("words", [(), ("--check",)])

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import socket
 import struct
-import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "molecule" / "default" / "tests"))
 import pcap
+import pytest
 
 LAB, OTHER = bytes.fromhex("020000000210"), bytes.fromhex("020000000201")
 

@@ -22,10 +22,9 @@ description:
 options:
   remote_addr:
     description: The container's name.
-    default: inventory_hostname
+    required: true
     vars:
-      - name: inventory_hostname
-      - name: ansible_host
+      - name: lab_container
 extends_documentation_fragment: [connection_pipelining]
 """
 

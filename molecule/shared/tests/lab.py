@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -34,8 +35,8 @@ T = TypeVar("T")
 
 
 def container(name: str) -> str:
-    """Return the name of a machine's container."""
-    return f"moat-lab-{name}"
+    """Return the name of a machine's container, in the lab that MOAT_LAB_PREFIX names."""
+    return os.environ.get("MOAT_LAB_PREFIX", "moat-lab-") + name
 
 
 def host(name: str) -> Host:
