@@ -51,6 +51,7 @@ def operator(directory: Path) -> Run:
             "LC_ALL": "C.UTF-8",
             "ANSIBLE_CONFIG": str(directory / "ansible.cfg"),
             "ANSIBLE_INVENTORY_PLUGINS": str(ROOT / "inventory_plugins"),
+            "ANSIBLE_FILTER_PLUGINS": str(ROOT / "filter_plugins"),
             "ANSIBLE_INVENTORY_ENABLED": "moat",
             "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
             "ANSIBLE_LOCALHOST_WARNING": "false",
