@@ -102,7 +102,7 @@ def envelopes(rounds: int, counters: Counters) -> None:
             come = all_of(other.receive, len(data))
             row(name, rounds, partial(one.send_burst, burst), come)
             if not offloads:
-                plain = one.established.socket, other.established.socket
+                plain = one.envelopes.socket, other.envelopes.socket
                 row("UDP, one by one", rounds, *one_by_one(*plain, (LOOPBACK, other.port), data))
     with closing(RawEspSocket(counters)) as raw:
         burst = Burst(data, SIZE, Endpoint(LOOPBACK, 0), False, 2, "", whole=True)

@@ -119,7 +119,12 @@ class Fleet:
             self._raw = stack.enter_context(closing(RawEspSocket(counters)))
             self._poll = select.poll()
             ports = self._ports.values()
-            self._queues = [q for port in ports for q in (port.established, port.strangers)]
+            # On port 500 there are no envelopes: the first two are one.
+            self._queues = [
+                queue
+                for port in ports
+                for queue in (port.envelopes, port.established, port.strangers)
+            ]
             for source in (*self._queues, self._raw):
                 self._poll.register(source.fileno(), select.POLLIN)
             self._open = stack.pop_all()

@@ -254,7 +254,12 @@ def test_ike_messages_among_envelopes_are_found(counters: Counters, head: str) -
             peer.sendto(b"".join(datagrams), (ends.peer.host, ends.peer.port))
             source = Endpoint(*peer.getsockname())
         # All of them lie in the queue that the first of them belongs to.
-        queue = ends.other.strangers if head == "first request" else ends.other
+        queues = {
+            "envelope": ends.other.envelopes,
+            "ike": ends.other.established,
+            "first request": ends.other.strangers,
+        }
+        queue = queues[head]
         arrivals, messages = queue.receive()
         assert (
             b"".join(bytes(data) for data, *_ in arrivals) == datagrams.count(envelope) * envelope
@@ -265,7 +270,7 @@ def test_ike_messages_among_envelopes_are_found(counters: Counters, head: str) -
             for data in datagrams
             if data in (marked, stranger)
         ]
-        for other in (ends.other, ends.other.strangers):
+        for other in queues.values():
             assert other.receive() == ([], [])
 
 

@@ -78,6 +78,7 @@ class Box:
         self.forwarder.from_raw()
         for port in self.host.ports:
             self.forwarder.from_strangers(port)
+            self.forwarder.from_established(port)
             self.forwarder.from_udp(port)
         for _ in range(len(self.soon)):
             self.soon.popleft()()
@@ -88,7 +89,8 @@ class Box:
             self.soon
             or self.tun.waiting
             or self.host.raw.waiting
-            or any(port.messages or port.arrivals or port.strangers.messages for port in ports)
+            or any(port.established.messages or port.strangers.messages for port in ports)
+            or any(port.arrivals for port in ports)
         )
 
 

@@ -37,8 +37,12 @@ class Forwarder(ABC):
         self._clock = clock
 
     def from_udp(self, port: int) -> None:
-        """Take in the ESP packets and IKE messages that wait at one of our UDP ports."""
+        """Take in the ESP packets that wait at one of our UDP ports, and what lies with them."""
         self._take(*self._ports[port].receive())
+
+    def from_established(self, port: int) -> None:
+        """Take in the messages at one of our UDP ports that are about an IKE SA."""
+        self._take(*self._ports[port].established.receive())
 
     def from_strangers(self, port: int) -> None:
         """Take in a few of the messages at one of our UDP ports that belong to no SA."""
@@ -115,7 +119,7 @@ class PacketForwarder(Forwarder):
         self._take_from(self._raw, self._raw.receive)
 
     def from_udp(self, port: int) -> None:
-        """Take in the ESP packets and IKE messages that wait at one of our UDP ports."""
+        """Take in the ESP packets that wait at one of our UDP ports, and what lies with them."""
         queue = self._ports[port]
 
         def receive() -> list[Arrival]:
@@ -138,7 +142,7 @@ class PacketForwarder(Forwarder):
                 shares.arrive(arrivals)
             self._serve_soon()
         elif arrivals:
-            self._arrived(arrivals)
+            self._work_on(arrivals)
         self.flush()
 
     def _serve_soon(self) -> None:
@@ -151,7 +155,7 @@ class PacketForwarder(Forwarder):
         self._awaited = False
         shares = self._shares
         if shares.arrivals_wait:
-            self._arrived(shares.arrivals(_AT_ONCE))
+            self._work_on(shares.arrivals(_AT_ONCE))
         if shares.packets_wait:
             self._send(self._packets.from_tun(shares.packets(_AT_ONCE), self._clock()))
         if shares.arrivals_wait or shares.packets_wait:
@@ -169,6 +173,14 @@ class PacketForwarder(Forwarder):
         self._send(self._packets.bursts_to_send(self._clock()))
 
     def _arrived(self, arrivals: list[Arrival]) -> None:
+        """Take in ESP packets that the kernel has joined to messages; they get in line, too."""
+        if self._shares.arrivals_wait:
+            self._shares.arrive(arrivals)
+            self._serve_soon()
+        else:
+            self._work_on(arrivals)
+
+    def _work_on(self, arrivals: list[Arrival]) -> None:
         self._deliver(self._packets.from_esp(arrivals, self._clock()))
 
     def _send(self, bursts: Iterable[Burst]) -> None:

@@ -92,7 +92,8 @@ class Planes:
         open_plane = self._open_kernel if self._kernel else self._open_packets
         engine, forwarder = open_plane(ike, ports, beside)
         for number, port in ports.items():
-            self._loop.watch(port.established, partial(forwarder.from_udp, number))
+            self._loop.watch(port.envelopes, partial(forwarder.from_udp, number))
+            self._loop.watch(port.established, partial(forwarder.from_established, number))
             self._loop.watch(port.strangers, partial(forwarder.from_strangers, number))
         return engine, forwarder
 

@@ -86,9 +86,17 @@ class UdpQueue(Protocol):
 
 
 class UdpSocket(EspSocket, UdpQueue, Protocol):
-    """One UDP port of ours. strangers is the queue of messages that belong to no SA."""
+    """One UDP port of ours, whose own queue is that of envelopes.
+
+    What the kernel has joined with envelopes, or with a message, lies in the queue of the first.
+    """
 
     port: int
+
+    @property
+    def established(self) -> UdpQueue:
+        """Return the queue of messages about an IKE SA."""
+        ...
 
     @property
     def strangers(self) -> UdpQueue:

@@ -122,7 +122,7 @@ class MemoryHost:
         if port is None or packet.data == KEEPALIVE:
             return
         if packet.ike:
-            queue = port.strangers if packet.data[8:16] == NO_SPI else port
+            queue = port.strangers if packet.data[8:16] == NO_SPI else port.established
             queue.messages.append(Datagram(packet.data, packet.destination, packet.source))
         else:
             port.arrivals.append(_arrival(packet))
@@ -190,7 +190,7 @@ class MemoryUdp(MemoryQueue):
         super().__init__()
         self._host = host
         self.port = port
-        self.strangers = MemoryQueue()
+        self.strangers, self.established = MemoryQueue(), MemoryQueue()
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message; a local address that is not ours any more has no way."""

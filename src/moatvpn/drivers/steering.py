@@ -1,8 +1,9 @@
-"""Two queues of the kernel's for one UDP port: strangers fill theirs, and not the other.
+"""Queues of the kernel's for one UDP port, so that what fills one of them leaves the others alone.
 
 The kernel picks the socket by a classic BPF program over the datagram's octets (socket(7),
-SO_ATTACH_REUSEPORT_CBPF), which needs no privilege. It cannot know which SPIs are ours, but first
-requests of IKE have none, and everything too short to be of use counts with them.
+SO_ATTACH_REUSEPORT_CBPF), which needs no privilege. It cannot know which SPIs are ours, but it
+tells ESP from IKE, and first requests of IKE have no SPI of the responder's. Everything too short
+to be of use counts with those.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import socket
 import struct
 from array import array
+from collections.abc import Sequence
 
-STRANGERS, ESTABLISHED = 0, 1  # the order in which the sockets are bound
+STRANGERS, ESTABLISHED, ENVELOPES = 0, 1, 2  # the order in which the sockets are bound
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _INSTRUCTION = struct.Struct("=HBBI")
 _PROGRAM = struct.Struct("@HP")  # struct sock_fprog: how many, and where
@@ -22,31 +24,43 @@ _SPI_R = 8  # where the responder's SPI begins in a message
 
 def _program(framed: bool) -> bytes:
     """Return instructions that return the queue's number; a load beyond the end returns 0."""
-    marker = _MARKER_LENGTH if framed else 0
-    # On a framed port a first word of zero says IKE, and anything else ESP.
-    words = ([0] if framed else []) + [marker + _SPI_R, marker + _SPI_R + 4]
+    pack = _INSTRUCTION.pack
+    spi = _SPI_R
     parts = []
-    for left, offset in zip(range(len(words) - 1, -1, -1), words, strict=True):
-        parts.append(_INSTRUCTION.pack(_LOAD_WORD, 0, 0, offset))
-        # On to the next word if this one is zero; else to the last instruction.
-        parts.append(_INSTRUCTION.pack(_JUMP_IF_EQUAL, 0, 2 * left + 1, 0))
-    parts.append(_INSTRUCTION.pack(_RETURN, 0, 0, STRANGERS))
-    parts.append(_INSTRUCTION.pack(_RETURN, 0, 0, ESTABLISHED))
+    if framed:
+        # A first word of zero says IKE, and anything else ESP (RFC 3948, 2.2).
+        parts = [
+            pack(_LOAD_WORD, 0, 0, 0),
+            pack(_JUMP_IF_EQUAL, 1, 0, 0),
+            pack(_RETURN, 0, 0, ENVELOPES),
+        ]
+        spi += _MARKER_LENGTH
+    parts += [
+        pack(_LOAD_WORD, 0, 0, spi),
+        pack(_JUMP_IF_EQUAL, 0, 3, 0),
+        pack(_LOAD_WORD, 0, 0, spi + 4),
+        pack(_JUMP_IF_EQUAL, 0, 1, 0),
+        pack(_RETURN, 0, 0, STRANGERS),
+        pack(_RETURN, 0, 0, ESTABLISHED),
+    ]
     return b"".join(parts)
 
 
-def bind_both(strangers: socket.socket, established: socket.socket, port: int, framed: bool) -> int:
-    """Bind both to one port at all addresses, 0 for any; return its number.
+def bind_all(queues: Sequence[socket.socket], port: int, framed: bool) -> int:
+    """Bind all of them to one port at all addresses, 0 for any; return its number.
 
-    framed says that RFC 3948 rules the port, as it does 4500. Raises OSError where the port is
-    taken, by another of our own daemons, too.
+    queues stand in the order of STRANGERS, ESTABLISHED and, where framed, ENVELOPES. framed says
+    that RFC 3948 rules the port, as it does 4500. Raises OSError where the port is taken, by
+    another of our own daemons, too.
     """
-    strangers.bind(("", port))  # not shared yet: so nobody else's can be
-    number = int(strangers.getsockname()[1])
-    for sock in (strangers, established):
+    first, *others = queues
+    first.bind(("", port))  # not shared yet: so nobody else's can be
+    number = int(first.getsockname()[1])
+    for sock in queues:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    established.bind(("", number))
+    for sock in others:
+        sock.bind(("", number))
     octets = array("B", _program(framed))
     program = _PROGRAM.pack(len(octets) // _INSTRUCTION.size, octets.buffer_info()[0])
-    established.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
+    first.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
     return number

@@ -25,7 +25,7 @@ from moatvpn.drivers.sockets import (
     prepare,
     sent_with,
 )
-from moatvpn.drivers.steering import bind_both
+from moatvpn.drivers.steering import bind_all
 from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Datagram
 
@@ -157,9 +157,12 @@ class UdpPort:
 
     known_as: the number that it goes by in endpoints, where it stands in for another port.
 
-    Strangers' first messages wait in a queue of their own. kernel_esp: the kernel takes ESP out of
-    UDP (UDP_ENCAP), and what arrives here is IKE. offloads: the kernel cuts bursts into datagrams,
-    and joins those that come, where it can. Raises OperatorError where the port cannot be opened.
+    Three queues of the kernel's, so that nothing has to wait behind another's flood: envelopes,
+    messages about an IKE SA (established), and strangers' first messages. On a port without framing
+    envelopes and established are the same. What the kernel has joined lies where the first of it
+    belongs, so that any of them may have messages. kernel_esp: the kernel takes ESP out of UDP
+    (UDP_ENCAP), and what arrives here is IKE. offloads: the kernel cuts bursts into datagrams, and
+    joins those that come, where it can. Raises OperatorError where the port cannot be opened.
     """
 
     def __init__(
@@ -174,28 +177,30 @@ class UdpPort:
     ) -> None:
         self._counters = counters
         self._framed = framed
-        self.strangers, self.established = (
+        self._queues = [
             UdpQueue(counters, framed=framed, buffer=buffer, kernel_esp=kernel_esp, joined=offloads)
-            for buffer in (STRANGERS_BUFFER, BUFFER)
-        )
-        self._socket = self.established.socket
+            for buffer in (STRANGERS_BUFFER, BUFFER, BUFFER)[: 3 if framed else 2]
+        ]
+        self.strangers, self.established, self.envelopes = (*self._queues, self._queues[-1])[:3]
+        self._socket = self.envelopes.socket
         self._sender = ManySender(self._socket, counters)
         self._cuts = offloads and _kernel_cuts(self._socket)
         try:
-            self.port = bind_both(self.strangers.socket, self._socket, port, framed)
+            self.port = bind_all([queue.socket for queue in self._queues], port, framed)
         except OSError as error:
             self.close()
             raise cannot_open(f"UDP port {port}", error) from error
-        self.strangers.port = self.established.port = known_as or self.port
+        for queue in self._queues:
+            queue.port = known_as or self.port
 
     @property
     def more(self) -> bool:
-        """Return whether something may have waited after the last call of receive."""
-        return self.established.more
+        """Return whether envelopes may have waited after the last call of receive."""
+        return self.envelopes.more
 
     def receive(self, limit: int = BATCH) -> tuple[list[Arrival], list[Datagram]]:
-        """Return what waits now of all but strangers, as UdpQueue.receive does."""
-        return self.established.receive(limit)
+        """Return what waits now among the envelopes, as UdpQueue.receive does."""
+        return self.envelopes.receive(limit)
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
@@ -234,8 +239,8 @@ class UdpPort:
 
     def close(self) -> None:
         """Close the port."""
-        self.strangers.socket.close()
-        self._socket.close()
+        for queue in self._queues:
+            queue.socket.close()
 
 
 def _kernel_cuts(sock: socket.socket) -> bool:

@@ -58,6 +58,22 @@ def test_a_flood_beyond_a_share_costs_no_decryption_and_no_turn(lab: Lab) -> Non
     assert sum(drops.values()) == len(flood)
 
 
+def test_envelopes_that_came_joined_to_a_message_get_in_line(lab: Lab) -> None:
+    if lab.portal.engine.show("m0001", lab.now)["encapsulation"] != "udp":
+        return  # as protocol 50, nothing is joined to messages
+    sent = [ipv4("10.201.1.5", "10.50.0.7", bytes((n,)) + bytes(999)) for n in range(4 * 50)]
+    lab.moat.tun.waiting.extend(sent)
+    while lab.moat.busy():
+        lab.moat.turn()
+    port = lab.portal.host.ports[4500]
+    port.established.arrivals.append(port.arrivals.pop())
+    lab.portal.forwarder.from_udp(4500)
+    lab.portal.forwarder.from_established(4500)
+    assert not lab.portal.tun.delivered
+    lab.settle()
+    assert lab.portal.tun.delivered == sent
+
+
 def test_ike_is_served_while_envelopes_pile_up(lab: Lab) -> None:
     port = 4500 if lab.portal.engine.show("m0001", lab.now)["encapsulation"] == "udp" else 0
     stranger = Endpoint("203.0.113.66", port)

@@ -50,6 +50,9 @@ def test_udp_keeps_esp_and_ike_apart(hosts: Hosts) -> None:
     assert a.ports[4500].send_burst(burst(b"esp", to=Endpoint(B, 4500), tos=1))
     arrivals, messages = b.ports[4500].receive()
     assert each(arrivals) == [(b"esp", Endpoint(A, 4500), 1)]
+    assert messages == []
+    arrivals, messages = b.ports[4500].established.receive()
+    assert arrivals == []
     assert messages == [Datagram(b"ike", Endpoint(B, 4500), Endpoint(A, 4500))]
 
 

@@ -59,7 +59,8 @@ def test_framed_port_tells_esp_ike_and_keepalives_apart(
     local = Endpoint("127.0.0.1", framed.port)
     arrivals, messages = framed.receive()
     assert each(arrivals) == [(data, at(peer), 0) for data in esp]
-    assert messages == [Datagram(ABOUT_AN_SA, local, at(peer))]
+    assert messages == []
+    assert framed.established.receive() == ([], [Datagram(ABOUT_AN_SA, local, at(peer))])
     # What belongs to no SA, and what is too short for any, waits apart.
     arrivals, messages = framed.strangers.receive()
     assert each(arrivals) == [(b"\xff\xff", at(peer), 0)]
@@ -77,7 +78,7 @@ def test_plain_port_takes_everything_for_ike(plain: UdpPort, peer: socket.socket
     for data in (b"\xff", FIRST, ABOUT_AN_SA, MARKER + FIRST):
         peer.sendto(data, ("127.0.0.1", plain.port))
     for queue, expected in (
-        (plain, [ABOUT_AN_SA, MARKER + FIRST]),
+        (plain.established, [ABOUT_AN_SA, MARKER + FIRST]),
         (plain.strangers, [b"\xff", FIRST]),
     ):
         arrivals, messages = queue.receive()
@@ -148,12 +149,29 @@ def test_a_flood_of_first_requests_fills_their_queue_alone_and_is_counted(
         for _ in range(5000):
             peer.sendto(marker + FIRST + bytes(400), ("127.0.0.1", port.port))
         peer.sendto(marker + ABOUT_AN_SA, ("127.0.0.1", port.port))
-        assert [message.data for message in port.receive()[1]] == [ABOUT_AN_SA]
+        assert [message.data for message in port.established.receive()[1]] == [ABOUT_AN_SA]
         waited = 0
         while batch := port.strangers.receive()[1]:
             waited += len(batch)
         assert 0 < waited < 5000
         assert counters.value(DropReason.WILD_OVERFLOW) == 5000 - waited
+
+
+def test_a_flood_of_envelopes_pushes_out_no_message_and_is_counted(
+    counters: Counters, peer: socket.socket
+) -> None:
+    with closing(UdpPort(0, counters, framed=True)) as port:
+        for _ in range(20_000):
+            peer.sendto(b"\1\2\3\4" + bytes(1400), ("127.0.0.1", port.port))
+        for data in (ABOUT_AN_SA, FIRST):
+            peer.sendto(MARKER + data, ("127.0.0.1", port.port))
+        assert [message.data for message in port.established.receive()[1]] == [ABOUT_AN_SA]
+        assert [message.data for message in port.strangers.receive()[1]] == [FIRST]
+        waited = 0
+        while batch := port.receive()[0]:
+            waited += len(batch)
+        assert 0 < waited < 20_000
+        assert counters.value(DropReason.WILD_OVERFLOW) == 20_000 - waited
 
 
 def test_a_taken_port_is_told_to_a_person(framed: UdpPort, counters: Counters) -> None:
@@ -176,7 +194,7 @@ def test_a_port_goes_by_the_number_that_it_stands_in_for(
 ) -> None:
     with closing(UdpPort(0, counters, framed=True, known_as=4500)) as port:
         assert port.port not in (0, 4500)
-        for data, queue in ((ABOUT_AN_SA, port), (FIRST, port.strangers)):
+        for data, queue in ((ABOUT_AN_SA, port.established), (FIRST, port.strangers)):
             peer.sendto(MARKER + data, ("127.0.0.1", port.port))
             (message,) = queue.receive()[1]
             assert message.local == Endpoint("127.0.0.1", 4500)
