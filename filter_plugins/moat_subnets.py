@@ -50,6 +50,14 @@ def moat_router_address(network: Any) -> str:
         raise AnsibleFilterError(f"moat_router_address: {error}") from error
 
 
+def moat_lease_range(network: Any) -> list[str]:
+    """Return the first and the last address of network that are given out as leases."""
+    try:
+        return [str(each) for each in subnets.lease_range(_network("moat_lease_range", network))]
+    except ValueError as error:
+        raise AnsibleFilterError(f"moat_lease_range: {error}") from error
+
+
 def moat_network_of(address: Any) -> str:
     """Return the network that an address with its prefix length lies in."""
     if not isinstance(address, str):
@@ -85,5 +93,6 @@ class FilterModule:
             "moat_overlaps": moat_overlaps,
             "moat_contains": moat_contains,
             "moat_router_address": moat_router_address,
+            "moat_lease_range": moat_lease_range,
             "moat_network_of": moat_network_of,
         }

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
@@ -106,6 +107,21 @@ def router_address(subnet: Network) -> Interface:
     if subnet.prefixlen > subnet.max_prefixlen - 2:
         raise ValueError(f"{subnet} is too small for a router and its hosts")
     return ipaddress.ip_interface(f"{subnet.network_address + 1}/{subnet.prefixlen}")
+
+
+def lease_range(subnet: Network) -> tuple[IPAddress, IPAddress]:
+    """Return the first and the last address of subnet that a server gives out by itself.
+
+    In IPv4 the first quarter is left to addresses that people choose, the router's own among
+    them. In IPv6 it is 65,536 addresses at most, the second such part of the subnet where there
+    is one. Raises ValueError for a subnet that has no room for a router and a host beside it.
+    """
+    router = router_address(subnet).ip
+    if subnet.version == 4:
+        first = subnet.network_address + max(subnet.num_addresses // 4, 2)
+        return first, subnet.network_address + (subnet.num_addresses - 2)
+    size = min(subnet.num_addresses // 2, 0x10000)
+    return router + (size - 1), router + (2 * size - 2)
 
 
 class OverlapError(ValueError):

@@ -34,10 +34,18 @@ def rulesets(tmp_path_factory: pytest.TempPathFactory) -> Rulesets:
             "hosts": host,
             "gather_facts": False,
             "connection": "local",
-            "vars": {"ansible_python_interpreter": sys.executable},
+            "vars": {
+                "ansible_python_interpreter": sys.executable,
+                "moat_operator_networks": [],
+            },
             "vars_files": [
-                str(ROOT / "roles" / path / "main.yml")
-                for path in ("moatvpn/defaults", "moatvpn/vars", f"{role}/vars")
+                str(ROOT / "roles" / path)
+                for path in (
+                    "moatvpn/defaults/main.yml",
+                    "moatvpn/vars/main.yml",
+                    f"{role}/vars/main.yml",
+                    "moat/vars/services.yml",
+                )
             ],
             "tasks": [
                 {

@@ -129,6 +129,10 @@ class Wires:
         made.settimeout(self.patience)
         return made
 
+    def open(self, namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Return a new socket in a namespace, for questions that are none of those below."""
+        return self._socket(namespace, family, kind, protocol)
+
     def udp(
         self, whence: str, to: str, address: str, port: int, sport: int = 0, source: str = ""
     ) -> bool:

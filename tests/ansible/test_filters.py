@@ -81,12 +81,14 @@ def test_values_and_errors(tmp_path: Path) -> None:
         "network": ("'10.50.0.1/24' | moat_network_of", "10.50.0.0/24"),
         "router": ("'10.201.1.0/24' | moat_router_address", "10.201.1.1/24"),
         "router6": ("'fd00:201:1::/64' | moat_router_address", "fd00:201:1::1/64"),
+        "leases": ("'10.201.1.0/24' | moat_lease_range", ["10.201.1.64", "10.201.1.254"]),
     }
     errors = {
         "full": ("'10.0.0.0/24' | moat_allocate_subnet(24, ['10.0.0.9/32'])", "no free subnet"),
         "length": ("'10.0.0.0/24' | moat_allocate_subnet('24')", "not an integer"),
         "bits": ("'10.0.0.1/24' | moat_router_address", "host bits"),
         "small": ("'10.0.0.1/32' | moat_router_address", "too small"),
+        "lease": ("'10.0.0.0/31' | moat_lease_range", "too small"),
         "number": ("7 | moat_contains('10.0.0.0/8')", "int is no string"),
         "text": ("'10.0.0.0/8' | moat_overlaps", "no list of networks"),
         "loose": ("'10.50.0.1' | moat_network_of", "PREFIX-LENGTH"),
@@ -113,6 +115,6 @@ def test_every_filter_is_documented(name: str, tmp_path: Path) -> None:
 
 def test_every_filter_has_a_page() -> None:
     source = "".join(path.read_text() for path in sorted(FILTERS.glob("*.py")))
-    assert len(NAMES) == 6
+    assert len(NAMES) == 7
     assert all(f'"{name}": {name}' in source for name in NAMES)
     assert len(re.findall('"moat_[a-z_]+": moat_', source)) == len(NAMES)

@@ -75,6 +75,27 @@ def test_router_address_needs_room(subnet: str) -> None:
         subnets.router_address(parse_network(subnet))
 
 
+@pytest.mark.parametrize(
+    ("subnet", "first", "last"),
+    [
+        ("10.201.1.0/24", "10.201.1.64", "10.201.1.254"),
+        ("10.0.0.0/30", "10.0.0.2", "10.0.0.2"),
+        ("10.0.0.0/29", "10.0.0.2", "10.0.0.6"),
+        ("fd00:201:1::/64", "fd00:201:1::1:0", "fd00:201:1::1:ffff"),
+        ("fd00::/126", "fd00::2", "fd00::3"),
+    ],
+)
+def test_lease_range(subnet: str, first: str, last: str) -> None:
+    assert tuple(map(str, subnets.lease_range(parse_network(subnet)))) == (first, last)
+
+
+@given(networks(longest=30))
+def test_a_router_is_never_given_out(subnet: subnets.Network) -> None:
+    first, last = subnets.lease_range(subnet)
+    assert subnets.router_address(subnet).ip < first <= last
+    assert last < subnet.broadcast_address
+
+
 @given(networks(), networks())
 def test_overlap_agrees_with_ipaddress(one: subnets.Network, other: subnets.Network) -> None:
     assert subnets.overlaps(one, other) == one.overlaps(other)
