@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from moatvpn.config_fields import FQDN, short
+from moatvpn.config_fields import short
 from moatvpn.policy.rules import (
     MOST_PORT,
     MOST_VERSION,
@@ -287,7 +287,7 @@ def _prefixes(value: Value) -> tuple[Network, ...]:
 
 def _prefix(value: Value) -> Network:
     text = value.text()
-    if "/" not in text and (_DOMAIN.fullmatch(text) or FQDN.fullmatch(text)):
+    if _DOMAIN.fullmatch(text):
         why = (
             f"{text} is a domain, and rules are about addresses: a name's answer is whatever its "
             "owner says at the moment, so the examples could not be held against it"
