@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from moatvpn.crypto.seal import Seal, generate_seal, load_seal
-from moatvpn.policy.compile import Customer, compile_policy
+from moatvpn.policy.compile import compile_policy
 from moatvpn.policy.language import Policy, read_policy
-from moatvpn.policy.rules import Compiled
+from moatvpn.policy.rules import Compiled, Customer
 from moatvpn.policy.signed import seal_policy
 
 PASSPHRASE = b"correct horse battery staple"

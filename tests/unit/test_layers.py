@@ -73,6 +73,12 @@ def test_the_core_looks_only_into_the_rooms_that_it_may(path):
     assert {n for n in ours if not any(within(n, good) for good in allowed)} == set()
 
 
+@pytest.mark.parametrize("path", files("policy"), ids=name_of)
+def test_a_policy_is_compiled_and_read_without_input_or_output(path):
+    wrong = {n for n in imported(path) for bad in FORBIDDEN_IN_CORE if within(n, bad)}
+    assert wrong == set()
+
+
 @pytest.mark.parametrize("path", everything(), ids=name_of)
 def test_all_cryptography_is_in_crypto(path):
     if path.parent.name == "crypto":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
@@ -50,6 +51,14 @@ def read_signer(path: Path) -> Signer:
 def create_key_file(path: Path) -> bool:
     """Make a new private key in a file at path, mode 0600; return False where a file is there.
 
+    Raises OperatorError where it cannot be made.
+    """
+    return create_private(path, generate_private_key)
+
+
+def create_private(path: Path, generate: Callable[[], bytes]) -> bool:
+    """Make a private file of what generate gives, mode 0600; return False where a file is there.
+
     The file appears whole or not at all, and one that is there is never written over. Raises
     OperatorError where it cannot be made.
     """
@@ -60,7 +69,7 @@ def create_key_file(path: Path) -> bool:
         fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with open(fd, "wb") as file:
-                file.write(generate_private_key())
+                file.write(generate())
                 file.flush()
                 os.fsync(fd)
             os.link(temporary, path)  # unlike rename, this fails where path has appeared

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 from moatvpn.policy.evaluate import Packet, evaluate
 from moatvpn.policy.language import Example, Policy, SourceRule, Traffic, Who
@@ -11,22 +10,12 @@ from moatvpn.policy.rules import (
     MOST_NETWORKS,
     MOST_RULES,
     Compiled,
+    Customer,
     Protocol,
     Rule,
     merged_networks,
     merged_ports,
 )
-from moatvpn.subnets import Network
-
-
-@dataclass(frozen=True, slots=True)
-class Customer:
-    """Whose policy it becomes: id, profile, the moat's identity, and its private subnets."""
-
-    id: str
-    profile: str
-    identity: str
-    subnets: tuple[Network, ...]
 
 
 def concerns(who: Who, customer: Customer) -> bool:
@@ -60,6 +49,26 @@ def compile_policy(policy: Policy, customer: Customer) -> Compiled:
     for example in examples_for(policy, customer):
         _run(example, compiled)
     return compiled
+
+
+def compile_for_all(
+    policy: Policy, customers: Iterable[Customer]
+) -> tuple[tuple[Compiled, int], ...]:
+    """Return the rules for each customer's moat, and how many examples they have been held to.
+
+    Raises ConfigError as compile_policy does, and for an example that concerns nobody: it would
+    hold whatever the rules say.
+    """
+    made = []
+    idle = set(policy.examples)
+    for customer in customers:
+        examples = examples_for(policy, customer)
+        idle.difference_update(examples)
+        made.append((compile_policy(policy, customer), len(examples)))
+    for example in policy.examples:
+        if example in idle:
+            raise example.place.error("concerns no customer", "Name whom it is about, or remove it")
+    return tuple(made)
 
 
 def examples_for(policy: Policy, customer: Customer) -> tuple[Example, ...]:

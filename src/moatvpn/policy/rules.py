@@ -95,6 +95,16 @@ class Compiled:
     rules: tuple[Rule, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """Whose policy it becomes: id, profile, the moat's identity, and its private subnets."""
+
+    id: str
+    profile: str
+    identity: str
+    subnets: tuple[Network, ...]
+
+
 def merged_networks(networks: Iterable[Network], version: int) -> tuple[Network, ...]:
     """Return those of one family in the one way to write them: collapsed and ascending."""
     family = [network for network in networks if network.version == version]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from policies import CUSTOMER, compiled, read, source
 
 from moatvpn.errors import ConfigError
-from moatvpn.policy.compile import Customer, compile_policy, examples_for
+from moatvpn.policy.compile import compile_policy, examples_for
 from moatvpn.policy.evaluate import Decision, Packet, evaluate
-from moatvpn.policy.rules import NEVER_DIRECT, Protocol, Verdict
+from moatvpn.policy.rules import NEVER_DIRECT, Customer, Protocol, Verdict
 
 OTHER = replace(CUSTOMER, id="c0009", identity="moat9.example.net")
 
