@@ -273,5 +273,36 @@ def test_drift_is_seen_and_mended(moat, capsys):
     assert moat.install(data) == 0
     assert in_force(moat, capsys)["faults"] == []
     assert fragment.read_bytes() == before
-    moat.nft("insert rule inet moat policy_mark meta mark set 0x4d return")
-    assert len(in_force(moat, capsys)["faults"]) == 1
+    for line in (
+        "insert rule inet moat policy_mark meta mark set 0x4d return",
+        "add rule inet moat policy_mark meta mark set 0x4d return",
+        "replace rule inet moat policy_mark handle {} udp dport 25 return",
+    ):
+        listed = json.loads(moat.nft("-j list chain inet moat policy_mark"))["nftables"]
+        last = [each["rule"]["handle"] for each in listed if "rule" in each][-1]
+        moat.nft(line.format(last))
+        assert len(in_force(moat, capsys)["faults"]) == 1
+        assert moat.install(data) == 0
+        assert in_force(moat, capsys)["faults"] == []
+
+
+def test_what_nft_lists_is_what_was_compiled(moat, capsys):
+    rules = [
+        {"where": ["internet"], "what": "any", "action": "allow", "way": "direct"},
+        {"where": ["10.0.0.0/9", "10.128.0.0/9", "203.0.113.7/32"], "action": "allow",
+         "what": ["icmp", "tcp", "udp/5-9", "udp/10", "udp/0"], "way": "tunnel"},
+        {"where": "2001:db8::1/128", "what": ["tcp/1", "icmp"], "action": "deny"},
+        {"where": "anywhere", "what": ["icmp", "tcp/5-9", "udp/1", "udp/7"], "action": "deny"},
+        {"where": "anywhere", "what": "udp", "action": "deny"},
+        {"where": "anywhere", "what": "any", "action": "deny"},
+    ]  # fmt: skip
+    named = [rule | {"name": f"r{n}", "who": "everybody"} for n, rule in enumerate(rules)]
+    examples = {
+        "must-pass": [{"who": "everybody", "to": ELSEWHERE, "what": "icmp", "way": "direct"}],
+        "must-block": [{"who": "everybody", "to": "2001:db8::1", "what": "icmp"}],
+    }
+    assert moat.install(policy(rules=named, examples=examples)) == 0
+    assert in_force(moat, capsys)["faults"] == []
+    only4 = replace(CUSTOMER, subnets=CUSTOMER.subnets[:1])
+    assert moat.install(signed(SEAL, only4, version=9, rules=RULES, examples=EXAMPLES)) == 0
+    assert in_force(moat, capsys)["faults"] == []

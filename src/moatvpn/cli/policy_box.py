@@ -22,7 +22,8 @@ from moatvpn.config import daemon_from_dict, load_json
 from moatvpn.config_fields import Record, object_from_json
 from moatvpn.drivers.conntrack import forget_marked
 from moatvpn.errors import ConfigError, OperatorError
-from moatvpn.policy.render import CHAIN, MARK, TABLE, render, rule_lines, signature_comment
+from moatvpn.policy.readback import is_loaded
+from moatvpn.policy.render import CHAIN, MARK, TABLE, render
 from moatvpn.policy.rules import MOST_VERSION
 from moatvpn.policy.signed import Signed, open_policy
 
@@ -217,10 +218,7 @@ def _faults(box: Box, signed: Signed) -> list[str]:
         faults.append(f"{box.fragment} is not what the signed policy says")
     if _newest(box) != (compiled.version, signed.digest):
         faults.append(f"{box.newest} is not what the signed policy says")
-    lines = rule_lines(compiled, signed.digest)
-    loaded = _loaded_rules(box)
-    comment = signature_comment(compiled, signed.digest)
-    if len(loaded) != len(lines) or loaded[0].get("comment") != comment:
+    if not is_loaded(_loaded_rules(box), compiled, signed.digest):
         faults.append("the kernel's ruleset is not what the signed policy says")
     return faults
 
