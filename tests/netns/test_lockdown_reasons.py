@@ -11,7 +11,7 @@ import pytest
 from boxes import wait_for
 from lockdown_boxes import KID, further, moat
 from offload_packets import words_sum
-from zone_packets import MARKER, Probe, header, packet
+from zone_packets import MARKER, Probe, header, packet, reply, whole
 from zone_star import Star
 
 from moatvpn.lockdown.readback import differences
@@ -50,38 +50,25 @@ def star(cables: Star) -> Star:
     return cables
 
 
-def raw(
-    source: str,
-    destination: str,
-    protocol: int,
-    body: bytes,
-    fragment: int = 0,
-    options: bytes = b"",
-) -> bytes:
-    addresses = ip_address(source).packed + ip_address(destination).packed
-    family = 6 if ":" in source else 4
-    return header(family, protocol, addresses, len(body), fragment, options) + body
-
-
 def icmp(source: str, destination: str, kind: int, code: int, rest: bytes, about: bytes) -> bytes:
     """Return an ICMP message about a packet."""
     body = bytes((kind, code, 0, 0)) + rest + about
     body = body[:2] + struct.pack("!H", 0xFFFF - words_sum(body)) + body[4:]
-    return raw(source, destination, 1, body)
+    return whole(source, destination, 1, body)
 
 
 def icmp6(source: str, destination: str, kind: int) -> bytes:
     body = bytes((kind, 0, 0, 0)) + bytes(20) + MARKER + bytes(4)
     addresses = ip_address(source).packed + ip_address(destination).packed
     total = words_sum(addresses + struct.pack("!II", len(body), 58) + body)
-    return raw(source, destination, 58, body[:2] + struct.pack("!H", 0xFFFF - total) + body[4:])
+    return whole(source, destination, 58, body[:2] + struct.pack("!H", 0xFFFF - total) + body[4:])
 
 
 def routed(number: int) -> bytes:
     """A packet that names its own way (RFC 791, 3.1): option 131 is loose, 137 strict."""
     options = bytes((number, 7, 4)) + ip_address(HOME).packed + b"\x00"
     body = packet(UDP, THEIRS, OURS, 1)[20:]
-    return raw(THEIRS, OURS, 17, body, options=options)
+    return whole(THEIRS, OURS, 17, body, options=options)
 
 
 def routed6() -> bytes:
@@ -154,12 +141,12 @@ REFUSED: dict[str, tuple[Zone, bytes, str]] = {
     ),
     "a piece of nothing that is spoken": (
         WILD,
-        raw(THEIRS, OURS, 47, BODY, fragment=MORE),
+        whole(THEIRS, OURS, 47, BODY, fragment=MORE),
         "dropped_fragment",
     ),
     "a tiny piece": (
         WILD,
-        raw(THEIRS, OURS, 17, bytes(8) + MARKER, fragment=MORE),
+        whole(THEIRS, OURS, 17, bytes(8) + MARKER, fragment=MORE),
         "dropped_fragment",
     ),
     "IPv6 from outside": (WILD, packet(UDP6, "fd00:f::10", "fd00:f::1", 1), "dropped_wild_ipv6"),
@@ -231,68 +218,56 @@ def test_it_is_dropped_and_counted_under_its_name(star: Star, what: str) -> None
     for _ in range(COPIES):
         star.send(zone, refused)
     wait_for(lambda: star.dropped().get(reason, 0) >= COPIES, f"{what} in {reason}", 2)
-    others = {name: count for name, count in star.dropped().items() if name != reason}
+    # The box's own kernel says a word now and then, of which neighbours it has.
+    counts = star.dropped().items()
+    others = {n: count for n, count in counts if n != reason and not n.endswith("_output")}
     assert max(others.values(), default=0) < COPIES, others
     assert star.arrived(0.05) == {}
 
 
-def sent_and_seen(star: Star, zone: Zone, data: bytes, at: Zone) -> bytes | None:
-    """Send a packet; return it as it comes out at a zone, None where it does not."""
-    star.send(zone, data)
-    found = star.arrived(0.15).get(at.interface, [])
-    return found[0] if found else None
-
-
-def reply(to: bytes) -> bytes:
-    """Return the answer to a UDP packet as it was seen."""
-    source, destination = (str(ip_address(part)) for part in (to[12:16], to[16:20]))
-    sport, dport = to[20:22], to[22:24]
-    body = dport + sport + struct.pack("!HH", 8 + len(MARKER) + 4, 0) + MARKER + bytes(4)
-    return raw(destination, source, 17, body)
-
-
 def test_a_child_is_answered_and_nobody_else_gets_in(star: Star) -> None:
-    out = sent_and_seen(star, KIDS, packet(UDP, CHILD, THEIRS, 1), WILD)
-    assert out is not None
+    out = star.through(KIDS, packet(UDP, CHILD, THEIRS, 1), WILD)
     assert str(ip_address(out[12:16])) == OURS  # under the box's address, above its own ports
     assert int.from_bytes(out[20:22], "big") >= 10_000
-    back = sent_and_seen(star, WILD, reply(out), KIDS)
-    assert back is not None
+    back = star.through(WILD, reply(out), KIDS)
     assert str(ip_address(back[16:20])) == CHILD
     other = reply(out)[:12] + ip_address("198.51.100.11").packed + reply(out)[16:]
-    assert sent_and_seen(star, WILD, other, KIDS) is None
+    assert star.stopped(WILD, other)
 
 
 @pytest.mark.parametrize(("kind", "code"), [(3, 4), (11, 0)])
 def test_errors_about_a_childs_packet_reach_it(star: Star, kind: int, code: int) -> None:
-    out = sent_and_seen(star, KIDS, packet(UDP, CHILD, THEIRS, 1), WILD)
-    assert out is not None
+    out = star.through(KIDS, packet(UDP, CHILD, THEIRS, 1), WILD)
     rest = struct.pack("!HH", 0, 1280) if kind == 3 else bytes(4)
-    back = sent_and_seen(star, WILD, icmp("198.51.100.11", OURS, kind, code, rest, out), KIDS)
-    assert back is not None
+    back = star.through(WILD, icmp("198.51.100.11", OURS, kind, code, rest, out), KIDS)
     assert str(ip_address(back[16:20])) == CHILD
 
 
 def test_a_policy_lets_out_what_it_marks_and_nothing_else(star: Star) -> None:
     star.nft("add rule inet moat policy_mark udp dport 7001 meta mark set 0x4d")
     assert differences(BOX, star.listing()) == []  # a policy's rules are its own
-    out = sent_and_seen(star, PRIVATE, packet(UDP, HOME, THEIRS, 1), WILD)
-    assert out is not None
+    out = star.through(PRIVATE, packet(UDP, HOME, THEIRS, 1), WILD)
     assert str(ip_address(out[12:16])) == OURS
-    back = sent_and_seen(star, WILD, reply(out), PRIVATE)
-    assert back is not None
+    back = star.through(WILD, reply(out), PRIVATE)
     assert str(ip_address(back[16:20])) == HOME
-    assert sent_and_seen(star, PRIVATE, packet(TCP, HOME, THEIRS, 2), WILD) is None
+    assert star.stopped(PRIVATE, packet(TCP, HOME, THEIRS, 2))
     star.nft("flush chain inet moat policy_mark")
-    assert sent_and_seen(star, PRIVATE, packet(UDP, HOME, THEIRS, 1), WILD) is None
+    assert star.stopped(PRIVATE, packet(UDP, HOME, THEIRS, 1))
 
 
 def test_pieces_of_ike_are_put_together(star: Star) -> None:
-    whole = packet(IKE, THEIRS, OURS, 1)[20:26] + bytes(2) + bytes(600) + MARKER + bytes(4)
-    whole = whole[:4] + struct.pack("!H", len(whole)) + whole[6:]
-    star.send(WILD, raw(THEIRS, OURS, 17, whole[:400], fragment=MORE))
-    star.send(WILD, raw(THEIRS, OURS, 17, whole[400:], fragment=400 // 8))
-    assert [data[20:] for data in star.arrived().get("lo", [])] == [whole]
+    message = packet(IKE, THEIRS, OURS, 1)[20:26] + bytes(2) + bytes(600) + MARKER + bytes(4)
+    message = message[:4] + struct.pack("!H", len(message)) + message[6:]
+    star.send(WILD, whole(THEIRS, OURS, 17, message[:400], fragment=MORE))
+    star.send(WILD, whole(THEIRS, OURS, 17, message[400:], fragment=400 // 8))
+    seen: list[bytes] = []
+
+    def came() -> bool:
+        seen.extend(data[20:] for data in star.arrived(0.05).get("lo", []))
+        return bool(seen)
+
+    wait_for(came, "the pieces", 2)
+    assert seen == [message]
 
 
 def test_envelopes_and_ike_fill_no_table_of_connections(star: Star) -> None:
@@ -300,7 +275,13 @@ def test_envelopes_and_ike_fill_no_table_of_connections(star: Star) -> None:
         source = f"198.51.100.{20 + n}"
         star.send(WILD, packet(IKE, source, OURS, n))
         star.send(WILD, packet(Probe(4, "esp"), source, OURS, n))
-    assert len(star.arrived()["lo"]) == 400
+    seen: list[bytes] = []
+
+    def came() -> bool:
+        seen.extend(star.arrived(0.05).get("lo", []))
+        return len(seen) == 400
+
+    wait_for(came, "envelopes and IKE", 3)
     assert star.connections() < 50
 
 

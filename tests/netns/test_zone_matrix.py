@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from boxes import wait_for
 from lockdown_boxes import KID, further, moat
 from matrix_page import Row, page
 from zone_packets import MARKER, PROBES, packet, passes, source_port
@@ -83,11 +85,17 @@ def ask(star: Star, box: Box, name: str) -> list[Row]:
             star.send(pair[0], packet(probe, source, destination, number))
             expected = passes(verdict, probe, source_port(probe, number))
             asked.append((pair, probe, expected))
-    seen = {
-        (interface, int.from_bytes(data[data.index(MARKER) + len(MARKER) :][:4], "big"))
-        for interface, packets in star.arrived().items()
-        for data in packets
-    }
+    due = {(pair[1].interface, n) for n, (pair, _, expected) in enumerate(asked) if expected}
+    seen: set[tuple[str, int]] = set()
+
+    def came() -> bool:
+        for interface, packets in star.arrived().items():
+            numbers = (data[data.index(MARKER) + len(MARKER) :][:4] for data in packets)
+            seen.update((interface, int.from_bytes(number, "big")) for number in numbers)
+        return due <= seen
+
+    with suppress(AssertionError):  # the rows tell what is missing
+        wait_for(came, "what is to pass", 3)
     rows = [
         Row(name, pair[0].name, pair[1].name, str(probe), expected, (pair[1].interface, n) in seen)
         for n, (pair, probe, expected) in enumerate(asked)

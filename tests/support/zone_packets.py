@@ -109,3 +109,25 @@ def header(
     head = struct.pack("!BBHHHBBH", 0x40 | words, 0, total, 77, fragment, 64, protocol, 0)
     whole = head + addresses + options
     return whole[:10] + struct.pack("!H", 0xFFFF - words_sum(whole)) + whole[12:]
+
+
+def whole(
+    source: str,
+    destination: str,
+    protocol: int,
+    body: bytes,
+    fragment: int = 0,
+    options: bytes = b"",
+) -> bytes:
+    """Return an IP packet around any body."""
+    addresses = ip_address(source).packed + ip_address(destination).packed
+    family = 6 if ":" in source else 4
+    return header(family, protocol, addresses, len(body), fragment, options) + body
+
+
+def reply(to: bytes) -> bytes:
+    """Return the answer to a UDP packet of IPv4 as it was seen."""
+    source, destination = (str(ip_address(part)) for part in (to[12:16], to[16:20]))
+    sport, dport = to[20:22], to[22:24]
+    body = dport + sport + struct.pack("!HH", 8 + len(MARKER) + 4, 0) + MARKER + bytes(4)
+    return whole(destination, source, 17, body)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boxes import run
+from boxes import run, wait_for
 from zone_packets import MARKER
 
 from moatvpn.lockdown.ruleset import ruleset
@@ -191,6 +191,23 @@ class Star:
             source = b"\x02\x00\x00\x00\x00\x01"
             head = self._macs[zone.interface] + source + _ETHERNET[family].to_bytes(2, "big")
             self._sockets[zone.interface].send(head + packet)
+
+    def through(self, zone: Zone, packet: bytes, at: Zone) -> bytes:
+        """Send a packet; return it as it comes out at a zone, which it does within 2 s."""
+        self.send(zone, packet)
+        found: list[bytes] = []
+
+        def came() -> bool:
+            found.extend(self.arrived(0.02).get(at.interface, []))
+            return bool(found)
+
+        wait_for(came, f"a packet from {zone.name} at {at.name}", 2)
+        return found[0]
+
+    def stopped(self, zone: Zone, packet: bytes) -> bool:
+        """Send a packet; tell whether it comes out nowhere."""
+        self.send(zone, packet)
+        return self.arrived(0.15) == {}
 
     def arrived(self, patience: float = 0.3) -> dict[str, list[bytes]]:
         """Return the packets with a marker that have come out, by interface; lo is the box itself.

@@ -44,9 +44,9 @@ class Netlink:
         """Send a request; return the messages of its answer; raise OSError for a refusal."""
         return self._exchange(kind, body, flags | REQUEST | ACKNOWLEDGE)
 
-    def dump(self, kind: int) -> list[bytes]:
-        """Return everything of a kind."""
-        return [body for _, body in self._exchange(kind, b"", REQUEST | DUMP)]
+    def dump(self, kind: int, body: bytes = b"") -> list[bytes]:
+        """Return everything of a kind; body is what the question says besides."""
+        return [found for _, found in self._exchange(kind, body, REQUEST | DUMP)]
 
     def _exchange(self, kind: int, body: bytes, flags: int) -> list[tuple[int, bytes]]:
         self._sequence += 1

@@ -31,21 +31,10 @@ def differences(box: Box, listing: Any) -> list[str]:
     listing: what `nft -j list table inet moat` has said, as Python has it from JSON. No sentence
     at all means that the kernel has the matrix, the whole of it, and nothing else.
     """
-    objects = listing.get("nftables") if isinstance(listing, dict) else None
-    if not isinstance(objects, list):
-        return ["This is no listing of nftables"]
-    ours = [
-        (kind, body)
-        for each in objects
-        if isinstance(each, dict)
-        for kind, body in each.items()
-        if kind != "metainfo"
-    ]
-    found = _bases(ours)
-    rules: dict[str, list[str]] = {name: [] for name in found}
-    for kind, body in ours:
-        if kind == "rule":
-            rules.setdefault(body["chain"], []).append(spoken(body["expr"]))
+    ours = _objects(listing)
+    if not ours:
+        return ["This is no listing of a table"]
+    found, rules = _bases(ours), _rules(ours)
     said = []
     expected = {chain.name: chain for chain in chains(box)}
     for name in found:
@@ -59,7 +48,7 @@ def differences(box: Box, listing: Any) -> list[str]:
         if found[name] != base:
             said.append(f"The chain {name} is {found[name] or 'no base'}, not {base or 'none'}")
         if name != POLICY_CHAIN:
-            said += _compare(name, [canonical(rule) for rule in chain.rules], rules[name])
+            said += _compare(name, [canonical(each) for each in chain.rules], rules.get(name, []))
     named = {body["name"] for kind, body in ours if kind == "counter"}
     said += [f"The counter {each} is missing" for each in counters(box) if each not in named]
     tables = [body for kind, body in ours if kind == "table"]
@@ -68,6 +57,34 @@ def differences(box: Box, listing: Any) -> list[str]:
     if any("flags" in each for each in tables):
         said.append("The table is dormant or owned by a program")
     return said
+
+
+def chains_of(listing: Any) -> dict[str, list[str]]:
+    """Return the kernel's chains by name: what makes each a base chain (or ""), and its rules."""
+    ours = _objects(listing)
+    rules = _rules(ours)
+    return {name: [base, *rules.get(name, [])] for name, base in _bases(ours).items()}
+
+
+def _objects(listing: Any) -> list[tuple[str, Any]]:
+    """Return what a listing tells of, each with its kind; nothing where it is no listing."""
+    objects = listing.get("nftables") if isinstance(listing, dict) else None
+    return [
+        (kind, body)
+        for each in (objects if isinstance(objects, list) else [])
+        if isinstance(each, dict)
+        for kind, body in each.items()
+        if kind != "metainfo"
+    ]
+
+
+def _rules(ours: list[tuple[str, Any]]) -> dict[str, list[str]]:
+    """Return the rules of each chain that has any, in our words."""
+    rules: dict[str, list[str]] = {}
+    for kind, body in ours:
+        if kind == "rule":
+            rules.setdefault(body["chain"], []).append(spoken(body["expr"]))
+    return rules
 
 
 def _bases(ours: list[tuple[str, Any]]) -> dict[str, str]:
