@@ -15,6 +15,7 @@ from zone_packets import MARKER, Probe, header, packet, reply, whole
 from zone_star import Star
 
 from moatvpn.lockdown.readback import differences
+from moatvpn.lockdown.ruleset import MOST_KID_CONNECTIONS
 from moatvpn.lockdown.zones import LOCAL, Zone
 
 BOX = moat(vpns=[further(1)], **KID)
@@ -225,6 +226,28 @@ def test_it_is_dropped_and_counted_under_its_name(star: Star, what: str) -> None
     assert star.arrived(0.05) == {}
 
 
+DISCOVER = packet(Probe(4, "udp", 67), "0.0.0.0", "255.255.255.255", 1, sport=68)
+NEEDED: dict[str, tuple[Zone, bytes]] = {
+    "who has no address asks for one": (PRIVATE, DISCOVER),
+    "a child without an address asks for one": (KIDS, DISCOVER),
+    "a child asks for a name": (KIDS, packet(Probe(4, "udp", 53), CHILD, "192.168.77.1", 1)),
+    "a neighbour asks who has our address": (PRIVATE, icmp6(HOME6, "ff02::1:ff00:1", 135)),
+    "a neighbour asks by its link-local address": (
+        PRIVATE,
+        icmp6("fe80::9", "ff02::1:ff00:1", 135),
+    ),
+    "a neighbour asks whether its own is taken": (PRIVATE, icmp6("::", "ff02::1:ff00:1", 135)),
+    "a neighbour answers": (PRIVATE, icmp6(HOME6, "fd00:201:1::1", 136)),
+    "a neighbour asks for routers": (PRIVATE, icmp6("fe80::9", "ff02::2", 133)),
+}
+
+
+@pytest.mark.parametrize("what", NEEDED)
+def test_what_a_home_needs_comes_in(star: Star, what: str) -> None:
+    zone, needed = NEEDED[what]
+    assert star.through(zone, needed, LOCAL)
+
+
 def test_a_child_is_answered_and_nobody_else_gets_in(star: Star) -> None:
     out = star.through(KIDS, packet(UDP, CHILD, THEIRS, 1), WILD)
     assert str(ip_address(out[12:16])) == OURS  # under the box's address, above its own ports
@@ -283,6 +306,19 @@ def test_envelopes_and_ike_fill_no_table_of_connections(star: Star) -> None:
 
     wait_for(came, "envelopes and IKE", 3)
     assert star.connections() < 50
+
+
+def test_a_child_cannot_fill_the_table_of_connections(star: Star) -> None:
+    star.load(moat(kid={"interface": "kid0", "subnet": "192.168.77.0/24"}))
+    beyond = 200
+    for n in range(MOST_KID_CONNECTIONS + beyond):
+        star.send(KIDS, packet(Probe(4, "udp", 1024 + n), CHILD, THEIRS, n))
+    wait_for(lambda: star.dropped().get("dropped_kid_connections", 0) >= beyond - 50, "drops", 5)
+    assert star.connections() <= MOST_KID_CONNECTIONS + 50
+    star.arrived(0.05)
+    # Nobody else is concerned.
+    assert star.through(PRIVATE, packet(UDP, HOME, "10.50.0.10", 1), TUNNEL)
+    star.forget()
 
 
 @pytest.mark.parametrize(

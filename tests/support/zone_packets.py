@@ -68,11 +68,13 @@ def source_port(probe: Probe, number: int) -> int:
     return probe.port if probe.port in (500, 4500) else 20_000 + number % 30_000
 
 
-def packet(probe: Probe, source: str, destination: str, number: int) -> bytes:
+def packet(
+    probe: Probe, source: str, destination: str, number: int, sport: int | None = None
+) -> bytes:
     """Return a whole IP packet, with right checksums, that ends in MARKER and its number."""
     data = MARKER + struct.pack("!I", number)
     addresses = ip_address(source).packed + ip_address(destination).packed
-    sport = source_port(probe, number)
+    sport = source_port(probe, number) if sport is None else sport
     match probe.protocol:
         case "tcp":  # SYN
             body = struct.pack("!HHIIBBHHH", sport, probe.port, 1, 0, 0x50, 2, 1000, 0, 0) + data

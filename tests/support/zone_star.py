@@ -21,6 +21,7 @@ from typing import Any
 from boxes import run, wait_for
 from zone_packets import MARKER
 
+from moatvpn.drivers.conntrack import forget
 from moatvpn.lockdown.ruleset import ruleset
 from moatvpn.lockdown.zones import LOCAL, Box, Kind, Zone
 
@@ -175,6 +176,11 @@ class Star:
         """Return how many connections the box's kernel keeps track of."""
         with within(self.box):
             return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+
+    def forget(self) -> None:
+        """Have the box's kernel forget all connections."""
+        with within(self.box):
+            forget(None)
 
     def send(self, zone: Zone, packet: bytes) -> None:
         """Let a neighbour of a zone, or the box itself, send a packet."""

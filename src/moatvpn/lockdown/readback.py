@@ -20,6 +20,7 @@ _SET = re.compile(r"\{ (.*?) \}")
 # One address: nft writes it without a prefix length.
 _HOST = re.compile(r"(?<![0-9a-f.:])(?:([0-9.]{7,15})/32|([0-9a-f:]*:[0-9a-f:.]*)/128)(?![0-9])")
 _STATE = re.compile(r"(?<=ct state )[a-z,]+")
+_OCTETS = {"bytes": 1, "kbytes": 1 << 10, "mbytes": 1 << 20}
 _BARE = ("iifname", "oifname")  # keys of meta that are written without it
 # Rules that only say so: an accept or a drop, and what stands for itself.
 _PLAIN = ("accept", "drop", "notrack")
@@ -166,9 +167,19 @@ def _statement(statement: dict[str, Any]) -> str:
             return f"masquerade to :{first}-{last}"
         case "mangle":
             return f"{_value(body['key'])} set {_value(body['value'])}"
+        case "limit":
+            return _limit(body)
         case "ct count":
             return f"ct count {'over ' if body.get('inv') else ''}{body['val']}"
     raise ValueError(kind)
+
+
+def _limit(body: dict[str, Any]) -> str:
+    """Return a bounded rate in octets, of which nft makes larger units where they come out even."""
+    rate = body["rate"] * _OCTETS[body["rate_unit"]]
+    burst = body["burst"] * _OCTETS[body["burst_unit"]]
+    over = "over " if body.get("inv") else ""
+    return f"limit rate {over}{rate} bytes/{body['per']} burst {burst} bytes"
 
 
 def _vmap(entries: list[str]) -> str:

@@ -19,7 +19,7 @@ TABLE = "moat"
 POLICY_CHAIN = "policy_mark"
 POLICY_FILES = "/etc/moatvpn/policy.d/*.nft"
 # Connections of a kid-net at once, so that it cannot fill the table of all connections.
-MOST_KID_CONNECTIONS = 8192
+MOST_KID_CONNECTIONS = 4096
 # The smallest fragment of a path that anybody uses; smaller ones hide what they carry.
 SMALLEST_FRAGMENT = 256
 # Sources that no packet from outside can have (RFC 6890), whatever the wild side's own network is.

@@ -71,6 +71,22 @@ RULES: list[tuple[str, list[dict[str, Any]]]] = [
         ],
     ),
     (
+        "limit rate over 1024000 bytes/second burst 2097152 bytes counter name dropped_x drop",
+        [
+            {
+                "limit": {
+                    "rate": 1000,
+                    "burst": 2,
+                    "per": "second",
+                    "inv": True,
+                    "rate_unit": "kbytes",
+                    "burst_unit": "mbytes",
+                }
+            },
+            *DROP,
+        ],
+    ),
+    (
         "ct state new ct count over 8192 meta mark set 0x4d masquerade to :10000-65535",
         [
             match({"ct": {"key": "state"}}, "new", "in"),
