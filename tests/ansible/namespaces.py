@@ -5,14 +5,14 @@ Sockets are opened inside a namespace and stay in it, so that a question costs n
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
+
+from inside import within
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_DO = 10, 0, 2
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
@@ -23,21 +23,6 @@ _ECHO = {4: (socket.IPPROTO_ICMP, 8, 0), 6: (socket.IPPROTO_ICMPV6, 128, 129)}
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
-
-
-@contextmanager
-def _within(namespace: str) -> Iterator[None]:
-    """Have this thread in a namespace for a while."""
-    setns = ctypes.CDLL(None, use_errno=True).setns
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        assert setns(there, 0) == 0, os.strerror(ctypes.get_errno())
-        yield
-    finally:
-        assert setns(home, 0) == 0, os.strerror(ctypes.get_errno())
-        os.close(there)
-        os.close(home)
 
 
 class Wires:
@@ -124,7 +109,7 @@ class Wires:
         _command("ip", "-n", other, "link", "set", "eth0", "mtu", str(max(octets, 1500)))
 
     def _socket(self, namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        with _within(namespace):
+        with within(namespace):
             made = socket.socket(family, kind, protocol)
         made.settimeout(self.patience)
         return made

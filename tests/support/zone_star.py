@@ -6,19 +6,17 @@ under any address, and see what comes out.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from boxes import run, wait_for
+from inside import within
 from zone_packets import MARKER
 
 from moatvpn.drivers.conntrack import forget
@@ -254,18 +252,3 @@ def _all(sock: socket.socket) -> Iterator[bytes]:
             yield sock.recv(70_000)
         except BlockingIOError:
             return
-
-
-@contextmanager
-def within(namespace: str) -> Iterator[None]:
-    """Have this thread in a namespace for a while."""
-    setns = ctypes.CDLL(None, use_errno=True).setns
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        assert setns(there, 0) == 0, os.strerror(ctypes.get_errno())
-        yield
-    finally:
-        assert setns(home, 0) == 0, os.strerror(ctypes.get_errno())
-        os.close(there)
-        os.close(home)
