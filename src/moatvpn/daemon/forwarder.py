@@ -22,6 +22,7 @@ from moatvpn.esp.inbound import Delivery
 from moatvpn.wire.endpoint import NAT_PORT, Datagram
 
 _FURTHER = 8  # batches that are read beyond the first, and wait
+_PAUSE = 0.0005  # seconds without packets: what comes then is mostly alone, and waited for
 _AT_ONCE = 1 << 18  # octets of what waits that are worked on before the devices are read again
 
 
@@ -98,12 +99,22 @@ class PacketForwarder(Forwarder):
         self._raw = raw
         self._soon = soon
         self._awaited = False  # _serve is to be called soon
+        self._left = self._came = 0.0  # when raw packets, and datagrams, were last there
 
     def from_tun(self) -> None:
         """Send the raw packets that wait at the TUN as envelopes."""
         tun, shares = self._tun, self._shares
-        packets = tun.read_batch()
-        if tun.more or shares.packets_wait:
+        now = self._clock()
+        paused, self._left = now - self._left > _PAUSE, now
+        # After a pause one is read and sent; whether there are more, the next call finds out.
+        packets = tun.read_batch(1) if paused else tun.read_batch()
+        if len(packets) == 1 and not shares.packets_wait and (paused or not tun.more):
+            burst = self._packets.seal_alone(packets[0], now)
+            if burst is not None:
+                self._send((burst,))
+                return
+            self._send(self._packets.from_tun(packets, now))
+        elif tun.more or shares.packets_wait:
             shares.leave(packets)
             for _ in range(_FURTHER):
                 if not tun.more:
@@ -111,7 +122,7 @@ class PacketForwarder(Forwarder):
                 shares.leave(tun.read_batch())
             self._serve_soon()
         else:
-            self._send(self._packets.from_tun(packets, self._clock()))
+            self._send(self._packets.from_tun(packets, now))
         self.flush()
 
     def from_raw(self) -> None:
@@ -121,6 +132,13 @@ class PacketForwarder(Forwarder):
     def from_udp(self, port: int) -> None:
         """Take in the ESP packets that wait at one of our UDP ports, and what lies with them."""
         queue = self._ports[port]
+        now = self._clock()
+        paused, self._came = now - self._came > _PAUSE, now
+        if paused and not self._shares.arrivals_wait:
+            arrivals, messages = queue.receive(1)
+            if messages or not self._opened_alone(arrivals, now):
+                self._take(arrivals, messages)
+            return
 
         def receive() -> list[Arrival]:
             arrivals, messages = queue.receive()
@@ -141,9 +159,21 @@ class PacketForwarder(Forwarder):
                 arrivals = receive()
                 shares.arrive(arrivals)
             self._serve_soon()
-        elif arrivals:
+        elif self._opened_alone(arrivals, self._clock()):
+            return
+        else:
             self._work_on(arrivals)
         self.flush()
+
+    def _opened_alone(self, arrivals: list[Arrival], now: float) -> bool:
+        """Deliver what a single envelope holds; return False where arrivals need more than that."""
+        if len(arrivals) != 1:
+            return False
+        packet = self._packets.open_alone(arrivals[0], now)
+        if packet is None:
+            return False
+        self._tun.write((packet,))
+        return True
 
     def _serve_soon(self) -> None:
         if not self._awaited:

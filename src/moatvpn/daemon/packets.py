@@ -36,6 +36,9 @@ class PacketEngine(Engine):
         super().__init__(ike, esp, counters, log, **beside)
         self._processor = esp
         self.shares = esp.shares
+        # What comes alone is waited for: each call that it does not make brings an answer sooner.
+        self.seal_alone = esp.seal_alone
+        self.open_alone = esp.open_alone
 
     def from_tun(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
         """Yield the envelopes of raw packets of ours, each burst to be sent before the next.

@@ -148,7 +148,8 @@ class UdpQueue:
             own = endpoint(socket.inet_ntoa(local), self.port)
             messages += [Datagram(message, own, source) for message in marked]
         self.more = True
-        self._overflow.look()
+        if limit > 1:
+            self._overflow.look()
         return arrivals, messages
 
 

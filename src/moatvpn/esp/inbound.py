@@ -17,7 +17,7 @@ from moatvpn.esp.sa import Opened, Opening
 from moatvpn.esp.sad import NOTE_EVERY, Pair
 from moatvpn.wire import aggfrag, offload
 from moatvpn.wire.endpoint import Endpoint
-from moatvpn.wire.esp import Part, parts_of
+from moatvpn.wire.esp import MIN_LENGTH, Part, parts_of, split_trailer
 from moatvpn.wire.ip import (
     ECN_MASK,
     NEXT_HEADER_IPV4,
@@ -73,6 +73,38 @@ class Inbound:
     def forget_flows(self) -> None:
         """Look every packet's SA up anew: SAs have changed."""
         self._flows.clear()
+
+    def alone(self, arrival: Arrival, now: float) -> bytes | None:
+        """Return the raw packet in one envelope that has come alone, after a pause.
+
+        None where there is more to do than for nearly all such: then nothing has changed, and
+        decapsulate is for it. All that it checks is checked here, too.
+        """
+        data, size, source, tos = arrival
+        pair = self._pairs.get(int.from_bytes(data[:4], "big")) if len(data) == size else None
+        if pair is None or pair.waiting or size < MIN_LENGTH or tos & ECN_MASK:
+            return None
+        connection, reassembly, inbound = pair.connection, pair.reassembly, pair.inbound
+        if reassembly is None or now >= connection.noted_in:
+            return None
+        if source != connection.peer and _is_elsewhere(pair, source):
+            return None
+        plaintext = inbound.peek(parts_of(data, size)[0])
+        if plaintext is None or plaintext[-1] != aggfrag.NEXT_HEADER_AGGFRAG:
+            return None
+        try:
+            end = split_trailer(plaintext)[0]
+        except PeerError:
+            return None
+        packet = reassembly.peek(inbound.window.top + 1, plaintext, end)
+        if packet is None:
+            return None
+        flow = flow_of(packet, len(packet))
+        if flow is None or self._flows.get(flow) is not pair:
+            return None
+        inbound.take(len(packet))
+        reassembly.skip(end)
+        return packet
 
     def decapsulate(self, arrivals: Sequence[Arrival], now: float) -> Iterator[Arrived]:
         """Yield the raw packets in arrivals. Whatever is wrong is counted once."""

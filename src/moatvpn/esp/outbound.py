@@ -21,7 +21,7 @@ from moatvpn.esp.sizes import SMALL, room_in, room_of
 from moatvpn.esp.spd import Spd
 from moatvpn.wire import aggfrag, offload
 from moatvpn.wire.esp import trailer
-from moatvpn.wire.ip import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, flow_of, read_header
+from moatvpn.wire.ip import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, flow_of, read_header, traffic_class
 
 # A raw packet, and its virtio header where it is not whole by itself (drivers.interfaces.Tun).
 Raw = tuple[memoryview, bytes]
@@ -48,6 +48,30 @@ class Outbound:
     def forget_flows(self) -> None:
         """Look every packet's SA up anew: SAs or policies have changed."""
         self._flows.clear()
+
+    def alone(self, raw: Raw, now: float) -> Burst | None:
+        """Return the envelope of one raw packet that has come alone, after a pause.
+
+        None where there is more to do than for nearly all such: then nothing has changed, and
+        encapsulate is for it.
+        """
+        packet, virtio = raw
+        pair = None if virtio else self.pair_of(packet)
+        if not isinstance(pair, Pair) or not pair.aggregates:
+            return None
+        connection, outbound, octets = pair.connection, pair.outbound, len(packet)
+        if now >= connection.noted_out or outbound.worn or octets > room_of(pair):
+            return None
+        data = outbound.seal((_plaintext(pair, 0, (packet,), octets),), self._ring)
+        if data is None:
+            return None
+        outbound.packets += 1
+        outbound.octets += octets
+        if len(data) > SMALL:
+            connection.large = True
+        whole = connection.path is not None
+        peer, udp, source = connection.peer, connection.udp, connection.source
+        return Burst(data, len(data), peer, udp, traffic_class(packet), source, whole)
 
     def encapsulate(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
         """Yield the envelopes of packets, each burst to be sent before the next is asked for.

@@ -45,6 +45,9 @@ class EspProcessor:
         self._rates = ConstantRates(self._outbound, counters)
         self._inbound = Inbound(self._pairs, counters, self._activate, self._paths)
         self._told: list[str] = []
+        # Both for one packet that has come alone: see there.
+        self.seal_alone = self._outbound.alone
+        self.open_alone = self._inbound.alone
         self.shares = Shares(self._pairs, self._outbound, counters)
 
     # SAs

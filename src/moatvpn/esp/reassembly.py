@@ -19,6 +19,7 @@ from moatvpn.esp.sa import Opened
 from moatvpn.wire import offload
 from moatvpn.wire.aggfrag import (
     HEADER_LENGTH,
+    IPV6,
     NEXT_HEADER_AGGFRAG,
     PADDING,
     PROBE,
@@ -34,6 +35,8 @@ MOST_HELD = 256 << 10  # octets that wait
 PATIENCE = 0.01  # seconds: far above what parallel links reorder by, far below what people notice
 LONGEST_BLOCK = 0xFFFF + SUPER_HEADER_LENGTH
 _CE = 3
+_PLAIN_IPV4 = 0x45  # without options
+_ONE_PACKET = HEADER_LENGTH + 20  # octets of a payload that holds a raw packet, at least
 
 
 class Block(NamedTuple):
@@ -72,6 +75,32 @@ class Reassembly:
         self._tos = 0
         self._held: dict[int, _Held] = {}
         self._held_octets = 0
+
+    def peek(self, sequence: int, data: bytes, end: int) -> bytes | None:
+        """Return the raw packet that is all there is in the payload data[:end] with that number.
+
+        None where its turn has not come, and where there may be more to do: that is for take_run.
+        Nothing changes before skip is called.
+        """
+        if sequence != self._next or self._partial is not None or self._held:
+            return None
+        if end < _ONE_PACKET or data[0] or data[2] or data[3]:
+            return None
+        kind = data[HEADER_LENGTH]
+        if kind == _PLAIN_IPV4:
+            last = HEADER_LENGTH + (data[6] << 8 | data[7])
+        elif kind >> 4 == IPV6:
+            last = HEADER_LENGTH + 40 + (data[8] << 8 | data[9])
+        else:
+            return None
+        if not _ONE_PACKET <= last <= end or (last < end and data[last] >> 4 != PADDING):
+            return None
+        return data[HEADER_LENGTH:last]
+
+    def skip(self, end: int) -> None:
+        """Go on after the payload whose packet peek has returned, and which ends there."""
+        self._next += 1
+        self._size = end - HEADER_LENGTH
 
     def take_run(self, opened: Sequence[Opened], tos: int, now: float, out: list[Block]) -> None:
         """Read what was opened together, in the order in which it came."""

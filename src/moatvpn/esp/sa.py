@@ -202,6 +202,25 @@ class _Receiving(ABC):
     def _decrypt(self, sequence: int, part: Part) -> bytes:
         """Return the plaintext of an envelope; raise NotAuthentic, or PeerError for its form."""
 
+    def peek(self, part: Part) -> bytes | None:
+        """Return the plaintext of an authentic envelope that bears the number after the newest.
+
+        None for any other, which open deals with. Nothing changes before take is called.
+        """
+        following = self.window.top + 1
+        if part[1] != following % _SPAN or (following >= _SPAN and not self._esn):
+            return None
+        try:
+            return self._decrypt(following, part)
+        except (NotAuthentic, PeerError):
+            return None
+
+    def take(self, octets: int) -> None:
+        """Take in the envelope that peek has returned last, with a raw packet of so many octets."""
+        self.window.commit(self.window.top + 1)
+        self.packets += 1
+        self.octets += octets
+
     def open(self, parts: Sequence[Part], at: int, opening: Opening) -> int:
         """Open the envelopes from that place on, as long as they are this SA's.
 

@@ -28,11 +28,11 @@ class Pair:
     peer shows that it has the pair. reported: a rekey has been asked for. reassembly is the stream
     of an SA whose peer aggregates, None for one that has a raw packet in each envelope. hides: the
     lengths of envelopes are to tell nothing. stream is what leaves at a constant rate, None where
-    raw packets leave as they come.
+    raw packets leave as they come. aggregates: so do we, with nothing to be hidden.
     """
 
     __slots__ = (
-        "arriving", "child", "connection", "hides", "inbound", "leaving", "outbound",
+        "aggregates", "arriving", "child", "connection", "hides", "inbound", "leaving", "outbound",
         "reassembly", "reported", "serial", "stream", "waiting",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Pair:
         self.leaving = Matcher(child.local_ts, child.remote_ts)
         self.reassembly = Reassembly(counters) if child.aggfrag else None
         self.hides = child.tfc.asked_for
+        self.aggregates = child.aggfrag and not child.unsplit and not self.hides
         self.stream: Stream | None = None
         self.waiting = True
         self.reported = False

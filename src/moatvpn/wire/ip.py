@@ -100,7 +100,7 @@ def _skip_extensions(packet: bytes | memoryview) -> tuple[int, int, bool]:
     return protocol, offset, False
 
 
-def traffic_class(packet: bytes) -> int:
+def traffic_class(packet: bytes | memoryview) -> int:
     """Return the octet of DSCP and ECN."""
     if packet[0] >> 4 == 4:
         return packet[1]

@@ -67,9 +67,10 @@ def test_envelopes_that_came_joined_to_a_message_get_in_line(lab: Lab) -> None:
         lab.moat.turn()
     port = lab.portal.host.ports[4500]
     port.established.arrivals.append(port.arrivals.pop())
-    lab.portal.forwarder.from_udp(4500)
+    for _ in range(2):  # after a pause, one envelope is worked on at once
+        lab.portal.forwarder.from_udp(4500)
     lab.portal.forwarder.from_established(4500)
-    assert not lab.portal.tun.delivered
+    assert lab.portal.tun.delivered == sent[:1]
     lab.settle()
     assert lab.portal.tun.delivered == sent
 
