@@ -37,9 +37,13 @@ class Forwarder(ABC):
         self._ports = ports
         self._clock = clock
 
-    def from_udp(self, port: int) -> None:
-        """Take in the ESP packets that wait at one of our UDP ports, and what lies with them."""
+    def from_udp(self, port: int) -> bool:
+        """Take in the ESP packets that wait at one of our UDP ports, and what lies with them.
+
+        Returns whether no deadline has changed by it.
+        """
         self._take(*self._ports[port].receive())
+        return False
 
     def from_established(self, port: int) -> None:
         """Take in the messages at one of our UDP ports that are about an IKE SA."""
@@ -98,21 +102,25 @@ class PacketForwarder(Forwarder):
         self._tun = tun
         self._raw = raw
         self._soon = soon
-        self._awaited = False  # _serve is to be called soon
+        self._awaited = False  # _serve is to be called soon, for something waits in shares
+        self._send_raw, self._send_udp = raw.send_burst, ports[NAT_PORT].send_burst
         self._left = self._came = 0.0  # when raw packets, and datagrams, were last there
 
-    def from_tun(self) -> None:
-        """Send the raw packets that wait at the TUN as envelopes."""
+    def from_tun(self) -> bool:
+        """Send the raw packets that wait at the TUN as envelopes; return as all three do here.
+
+        That is whether no deadline has changed: nearly always where one packet alone has come.
+        """
         tun, shares = self._tun, self._shares
         now = self._clock()
         paused, self._left = now - self._left > _PAUSE, now
         # After a pause one is read and sent; whether there are more, the next call finds out.
         packets = tun.read_batch(1) if paused else tun.read_batch()
-        if len(packets) == 1 and not shares.packets_wait and (paused or not tun.more):
+        if len(packets) == 1 and not self._awaited and (paused or not tun.more):
             burst = self._packets.seal_alone(packets[0], now)
             if burst is not None:
-                self._send((burst,))
-                return
+                (self._send_udp if burst.udp else self._send_raw)(burst)
+                return True
             self._send(self._packets.from_tun(packets, now))
         elif tun.more or shares.packets_wait:
             shares.leave(packets)
@@ -124,34 +132,36 @@ class PacketForwarder(Forwarder):
         else:
             self._send(self._packets.from_tun(packets, now))
         self.flush()
+        return False
 
-    def from_raw(self) -> None:
+    def from_raw(self) -> bool:
         """Take in the ESP packets that wait at the raw socket."""
-        self._take_from(self._raw, self._raw.receive)
+        return self._take_from(self._raw, self._raw.receive)
 
-    def from_udp(self, port: int) -> None:
+    def from_udp(self, port: int) -> bool:
         """Take in the ESP packets that wait at one of our UDP ports, and what lies with them."""
         queue = self._ports[port]
         now = self._clock()
         paused, self._came = now - self._came > _PAUSE, now
-        if paused and not self._shares.arrivals_wait:
+        if paused and not self._awaited:
             arrivals, messages = queue.receive(1)
-            if messages or not self._opened_alone(arrivals, now):
-                self._take(arrivals, messages)
-            return
+            if not messages and self._opened_alone(arrivals, now):
+                return True
+            self._take(arrivals, messages)
+            return False
 
         def receive() -> list[Arrival]:
             arrivals, messages = queue.receive()
             self._take_messages(messages)
             return arrivals
 
-        self._take_from(queue, receive)
+        return self._take_from(queue, receive)
 
     def _take_from(
         self, source: RawSocket | UdpSocket, receive: Callable[[], list[Arrival]]
-    ) -> None:
+    ) -> bool:
         arrivals, shares = receive(), self._shares
-        if source.more or shares.arrivals_wait:
+        if source.more or (self._awaited and shares.arrivals_wait):
             shares.arrive(arrivals)
             for _ in range(_FURTHER):
                 if not source.more or not arrivals:
@@ -160,10 +170,11 @@ class PacketForwarder(Forwarder):
                 shares.arrive(arrivals)
             self._serve_soon()
         elif self._opened_alone(arrivals, self._clock()):
-            return
+            return True
         else:
             self._work_on(arrivals)
         self.flush()
+        return False
 
     def _opened_alone(self, arrivals: list[Arrival], now: float) -> bool:
         """Deliver what a single envelope holds; return False where arrivals need more than that."""
@@ -214,7 +225,7 @@ class PacketForwarder(Forwarder):
         self._deliver(self._packets.from_esp(arrivals, self._clock()))
 
     def _send(self, bursts: Iterable[Burst]) -> None:
-        send_raw, send_udp = self._raw.send_burst, self._ports[NAT_PORT].send_burst
+        send_raw, send_udp = self._send_raw, self._send_udp
         for burst in bursts:
             (send_udp if burst.udp else send_raw)(burst)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from moatvpn.drivers.interfaces import Clock
 
-Callback = Callable[[], None]
+Callback = Callable[[], bool | None]  # True: the deadline is as it was before the call
 SignalCallback = Callable[[int], None]
 _NOTHING: tuple[Callback | None, Callback | None] = (None, None)
 _TO_READ, _TO_WRITE = ~select.EPOLLOUT, ~select.EPOLLIN
@@ -86,13 +86,16 @@ class Loop:
     def run(self, deadline: Callable[[], float | None], on_deadline: Callback) -> None:
         """Call back until stop is called.
 
-        deadline is asked before each wait and returns a time of the clock, or None; on_deadline
-        is called once that time has come, however busy the descriptors are.
+        deadline is asked before each wait, unless all callbacks of a round have left it as it was,
+        and returns a time of the clock, or None; on_deadline is called once that time has come,
+        however busy the descriptors are.
         """
         self._running = True
         clock, poll, callbacks = self._clock, self._epoll.poll, self._callbacks
+        due, changed = None, True
         while self._running:
-            due = deadline()
+            if changed:
+                due, changed = deadline(), False
             timeout = None if due is None else max(0.0, due - clock())
             if self._soon:
                 timeout = 0.0
@@ -100,16 +103,18 @@ class Loop:
                 # Asked anew each time: an earlier callback of this round may have changed them.
                 # An error or the other end's hanging up is found out by reading, or by writing.
                 readable, writable = callbacks.get(fd, _NOTHING)
-                if events & _TO_READ and readable is not None:
-                    readable()
-                if events & _TO_WRITE and writable is not None:
-                    writable()
+                if events & _TO_READ and readable is not None and not readable():
+                    changed = True
+                if events & _TO_WRITE and writable is not None and not writable():
+                    changed = True
                 if not self._running:
                     return
-            soon, self._soon = self._soon, []
-            for callback in soon:
-                callback()
+            if self._soon:
+                soon, self._soon, changed = self._soon, [], True
+                for callback in soon:
+                    callback()
             if due is not None and clock() >= due:
+                changed = True
                 on_deadline()
 
     def close(self) -> None:

@@ -114,6 +114,18 @@ class ManySender:
         """Let, or do not let, anybody fragment what the socket sends from now on."""
         self._fragmentation.allow(allowed)
 
+    def send_one(self, burst: Burst, port: int) -> bool:
+        """Do as send does for a burst of one envelope."""
+        if self._fragmentation.allowed is burst.whole:
+            self._fragmentation.allow(not burst.whole)
+        try:
+            with_what = sent_with(burst.tos, burst.source)
+            self._socket.sendmsg((burst.data,), with_what, 0, (burst.peer.host, port))
+        except OSError as error:
+            self.count(error.errno or errno.EIO, 1)
+            return False
+        return True
+
     def send(self, burst: Burst, port: int) -> bool:
         """Send the envelopes to that port of the burst's peer; return whether all of them went.
 

@@ -79,7 +79,8 @@ class RawEspSocket:
 
     def send_burst(self, burst: Burst) -> bool:
         """Send a burst; return False where not all of it went (the rest is counted)."""
-        return self._sender.send(burst, 0)
+        send = self._sender.send_one if len(burst.data) <= burst.size else self._sender.send
+        return send(burst, 0)
 
     def close(self) -> None:
         """Close the socket."""

@@ -58,15 +58,15 @@ class Fragmentation:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._allowed = False
+        self.allowed = False
         self.allow(True)
 
     def allow(self, allowed: bool) -> None:
         """Let, or do not let, anybody fragment what is sent from now on."""
-        if allowed != self._allowed:
+        if allowed != self.allowed:
             how = _IP_PMTUDISC_OMIT if allowed else _IP_PMTUDISC_PROBE
             self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
-            self._allowed = allowed
+            self.allowed = allowed
 
 
 def prepare(sock: socket.socket, buffer: int = BUFFER) -> None:

@@ -103,6 +103,8 @@ class UdpQueue:
                 self.socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
         prepare(self.socket, buffer)
         self._overflow = Overflow(self.socket, counters)
+        self._told: list[Ancillary] = []  # with the last datagram
+        self._meaning = _UNTOLD
 
     def fileno(self) -> int:
         """Return the descriptor to wait on for datagrams."""
@@ -118,8 +120,8 @@ class UdpQueue:
         messages: list[Datagram] = []
         view, used, framed = self._view, 0, self._framed
         receive_into = self.socket.recvmsg_into
-        told: list[Ancillary] = []
-        tos, segment, local = _UNTOLD
+        told = self._told
+        tos, segment, local = self._meaning
         self.more = False
         for _ in range(limit):
             if used > _BURST:
@@ -129,8 +131,8 @@ class UdpQueue:
             except OSError:  # nothing is left, or an error of the network's that we outlive
                 return arrivals, messages
             if ancillary != told:  # mostly it is that of the datagram before
-                tos, segment, local = _read(ancillary)
-                told = ancillary
+                tos, segment, local = self._meaning = _read(ancillary)
+                told = self._told = ancillary
             data = view[used : used + size]
             used += size
             source, length = endpoint(host, port), segment or size
@@ -222,7 +224,9 @@ class UdpPort:
     def send_burst(self, burst: Burst) -> bool:
         """Send a burst in UDP; return False where not all of it went (the rest is counted)."""
         data, size = burst.data, burst.size
-        if self._cuts and len(data) > size and (burst.whole or size <= _NEVER_FRAGMENTED):
+        if len(data) <= size:
+            return self._sender.send_one(burst, burst.peer.port)
+        if self._cuts and (burst.whole or size <= _NEVER_FRAGMENTED):
             peer = burst.peer
             self._sender.allow_fragmentation(not burst.whole)
             try:

@@ -17,7 +17,7 @@ from moatvpn.esp.sa import Opened, Opening
 from moatvpn.esp.sad import NOTE_EVERY, Pair
 from moatvpn.wire import aggfrag, offload
 from moatvpn.wire.endpoint import Endpoint
-from moatvpn.wire.esp import MIN_LENGTH, Part, parts_of, split_trailer
+from moatvpn.wire.esp import MIN_LENGTH, Part, parts_of
 from moatvpn.wire.ip import (
     ECN_MASK,
     NEXT_HEADER_IPV4,
@@ -89,21 +89,17 @@ class Inbound:
             return None
         if source != connection.peer and _is_elsewhere(pair, source):
             return None
-        plaintext = inbound.peek(parts_of(data, size)[0])
-        if plaintext is None or plaintext[-1] != aggfrag.NEXT_HEADER_AGGFRAG:
+        opened = inbound.peek(parts_of(data, size)[0])
+        if opened is None:
             return None
-        try:
-            end = split_trailer(plaintext)[0]
-        except PeerError:
-            return None
-        packet = reassembly.peek(inbound.window.top + 1, plaintext, end)
+        packet = reassembly.peek(opened)
         if packet is None:
             return None
         flow = flow_of(packet, len(packet))
         if flow is None or self._flows.get(flow) is not pair:
             return None
-        inbound.take(len(packet))
-        reassembly.skip(end)
+        inbound.take(opened[0], len(packet))
+        reassembly.skip(opened)
         return packet
 
     def decapsulate(self, arrivals: Sequence[Arrival], now: float) -> Iterator[Arrived]:

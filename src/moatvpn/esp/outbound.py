@@ -28,6 +28,9 @@ Raw = tuple[memoryview, bytes]
 
 # Octets of a packet whose checksum is sooner filled in than left to the peer by a virtio header
 _SOON_FILLED_IN = 512
+_FITS = 256  # octets that fit into an envelope on any path (path_mtu.BASE), whatever the suite
+_AGGFRAG = aggfrag.NEXT_HEADER_AGGFRAG
+_WHOLE_BLOCKS = aggfrag.header(0)  # before payloads that begin with a block
 
 
 class Outbound:
@@ -60,9 +63,12 @@ class Outbound:
         if not isinstance(pair, Pair) or not pair.aggregates:
             return None
         connection, outbound, octets = pair.connection, pair.outbound, len(packet)
-        if now >= connection.noted_out or outbound.worn or octets > room_of(pair):
+        if now >= connection.noted_out or outbound.worn:
             return None
-        data = outbound.seal((_plaintext(pair, 0, (packet,), octets),), self._ring)
+        if octets > _FITS and octets > room_of(pair):
+            return None
+        end = trailer(aggfrag.HEADER_LENGTH + octets, _AGGFRAG, outbound.alignment)
+        data = outbound.seal((b"".join((_WHOLE_BLOCKS, packet, end)),), self._ring)
         if data is None:
             return None
         outbound.packets += 1
@@ -70,8 +76,9 @@ class Outbound:
         if len(data) > SMALL:
             connection.large = True
         whole = connection.path is not None
+        tos = packet[1] if packet[0] >> 4 == 4 else traffic_class(packet)
         peer, udp, source = connection.peer, connection.udp, connection.source
-        return Burst(data, len(data), peer, udp, traffic_class(packet), source, whole)
+        return Burst(data, len(data), peer, udp, tos, source, whole)
 
     def encapsulate(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
         """Yield the envelopes of packets, each burst to be sent before the next is asked for.

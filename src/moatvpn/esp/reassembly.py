@@ -76,15 +76,16 @@ class Reassembly:
         self._held: dict[int, _Held] = {}
         self._held_octets = 0
 
-    def peek(self, sequence: int, data: bytes, end: int) -> bytes | None:
-        """Return the raw packet that is all there is in the payload data[:end] with that number.
+    def peek(self, opened: Opened) -> bytes | None:
+        """Return the raw packet that is all there is in what was opened.
 
         None where its turn has not come, and where there may be more to do: that is for take_run.
         Nothing changes before skip is called.
         """
+        sequence, data, end, next_header = opened
         if sequence != self._next or self._partial is not None or self._held:
             return None
-        if end < _ONE_PACKET or data[0] or data[2] or data[3]:
+        if next_header != NEXT_HEADER_AGGFRAG or end < _ONE_PACKET or data[0] or data[2] or data[3]:
             return None
         kind = data[HEADER_LENGTH]
         if kind == _PLAIN_IPV4:
@@ -97,10 +98,10 @@ class Reassembly:
             return None
         return data[HEADER_LENGTH:last]
 
-    def skip(self, end: int) -> None:
-        """Go on after the payload whose packet peek has returned, and which ends there."""
+    def skip(self, opened: Opened) -> None:
+        """Go on after the payload whose packet peek has returned."""
         self._next += 1
-        self._size = end - HEADER_LENGTH
+        self._size = opened[2] - HEADER_LENGTH
 
     def take_run(self, opened: Sequence[Opened], tos: int, now: float, out: list[Block]) -> None:
         """Read what was opened together, in the order in which it came."""

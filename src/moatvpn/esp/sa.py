@@ -202,8 +202,8 @@ class _Receiving(ABC):
     def _decrypt(self, sequence: int, part: Part) -> bytes:
         """Return the plaintext of an envelope; raise NotAuthentic, or PeerError for its form."""
 
-    def peek(self, part: Part) -> bytes | None:
-        """Return the plaintext of an authentic envelope that bears the number after the newest.
+    def peek(self, part: Part) -> Opened | None:
+        """Return what is in an authentic envelope that bears the number after the newest.
 
         None for any other, which open deals with. Nothing changes before take is called.
         """
@@ -211,13 +211,17 @@ class _Receiving(ABC):
         if part[1] != following % _SPAN or (following >= _SPAN and not self._esn):
             return None
         try:
-            return self._decrypt(following, part)
+            plaintext = self._decrypt(following, part)
+            end, next_header = len(plaintext) - TRAILER_LENGTH, plaintext[-1]
+            if plaintext[-2]:
+                end, next_header = split_trailer(plaintext)
         except (NotAuthentic, PeerError):
             return None
+        return following, plaintext, end, next_header
 
-    def take(self, octets: int) -> None:
-        """Take in the envelope that peek has returned last, with a raw packet of so many octets."""
-        self.window.commit(self.window.top + 1)
+    def take(self, sequence: int, octets: int) -> None:
+        """Take in what peek has returned: that number, with a raw packet of so many octets."""
+        self.window.commit(sequence)
         self.packets += 1
         self.octets += octets
 

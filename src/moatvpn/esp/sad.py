@@ -11,6 +11,7 @@ from moatvpn.esp.path_mtu import PathMtu
 from moatvpn.esp.reassembly import Reassembly
 from moatvpn.esp.sa import inbound_sa, outbound_sa
 from moatvpn.esp.selectors import Matcher
+from moatvpn.esp.tfc import NO_TFC
 from moatvpn.esp.ways import Ways
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.selectors import TrafficSelector
@@ -48,7 +49,7 @@ class Pair:
         self.leaving = Matcher(child.local_ts, child.remote_ts)
         self.reassembly = Reassembly(counters) if child.aggfrag else None
         self.hides = child.tfc.asked_for
-        self.aggregates = child.aggfrag and not child.unsplit and not self.hides
+        self.aggregates = child.aggfrag and not child.unsplit and child.tfc == NO_TFC
         self.stream: Stream | None = None
         self.waiting = True
         self.reported = False
