@@ -59,26 +59,33 @@ class Outbound:
         encapsulate is for it.
         """
         packet, virtio = raw
-        pair = None if virtio else self.pair_of(packet)
+        pair, octets = self.pair_of(packet), len(packet)
         if not isinstance(pair, Pair) or not pair.aggregates:
             return None
-        connection, outbound, octets = pair.connection, pair.outbound, len(packet)
+        connection, outbound = pair.connection, pair.outbound
         if now >= connection.noted_out or outbound.worn:
             return None
-        if octets > _FITS and octets > room_of(pair):
+        if octets > _FITS and (virtio or octets > room_of(pair)):
             return None
+        whole: bytes | memoryview = packet
+        if virtio:  # an acknowledgement, mostly
+            try:
+                whole = b"".join(offload.segments(virtio, packet))
+            except PeerError:
+                return None
+            if len(whole) != octets:  # it stands for several
+                return None
         end = trailer(aggfrag.HEADER_LENGTH + octets, _AGGFRAG, outbound.alignment)
-        data = outbound.seal((b"".join((_WHOLE_BLOCKS, packet, end)),), self._ring)
+        data = outbound.seal((b"".join((_WHOLE_BLOCKS, whole, end)),), self._ring)
         if data is None:
             return None
         outbound.packets += 1
         outbound.octets += octets
         if len(data) > SMALL:
             connection.large = True
-        whole = connection.path is not None
         tos = packet[1] if packet[0] >> 4 == 4 else traffic_class(packet)
         peer, udp, source = connection.peer, connection.udp, connection.source
-        return Burst(data, len(data), peer, udp, tos, source, whole)
+        return Burst(data, len(data), peer, udp, tos, source, connection.path is not None)
 
     def encapsulate(self, packets: Sequence[Raw], now: float) -> Iterator[Burst]:
         """Yield the envelopes of packets, each burst to be sent before the next is asked for.

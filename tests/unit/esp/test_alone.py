@@ -13,6 +13,8 @@ import pytest
 from esp_peers import CORP, MOAT, PC, PORTAL, STRANGER, Ends, Peer, forge, ipv4, ipv6
 from hypothesis import given
 from hypothesis import strategies as st
+from offload_packets import Shape, partial, virtio
+from offload_packets import whole as complete
 
 from moatvpn.esp.burst import Burst
 from moatvpn.esp.child import ChildSa
@@ -20,11 +22,11 @@ from moatvpn.wire import aggfrag
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Endpoint
 from moatvpn.wire.esp import trailer
+from moatvpn.wire.offload import GSO_TCPV4
 
 NOW = 50.0
 ELSEWHERE, PROTOCOL_50 = Endpoint("203.0.113.66", 4500), Endpoint(MOAT.host, 0)
 Arrived = tuple[bytes, bool, bool]
-VIRTIO = bytes((1, 0, 0, 0, 0, 0, 20, 0, 6, 0))
 
 
 def also(child: ChildSa) -> ChildSa:
@@ -44,9 +46,11 @@ def peers(ends: Ends) -> tuple[Peer, Peer]:
     return moat, portal
 
 
-def sent(peer: Peer, packet: bytes, *, short: bool, now: float = NOW) -> list[Burst]:
+def sent(
+    peer: Peer, packet: bytes, virtio: bytes = b"", *, short: bool, now: float = NOW
+) -> list[Burst]:
     """Return all that leaves for a raw packet."""
-    raw = memoryview(packet), b""
+    raw = memoryview(packet), virtio
     burst = peer.esp.seal_alone(raw, now) if short else None
     bursts = peer.esp.encapsulate([raw], now) if burst is None else [burst]
     return [each._replace(data=memoryview(bytes(each.data))) for each in bursts]
@@ -217,6 +221,27 @@ def test_whatever_arrives_is_the_same(steps: list[Step], suite: CipherSuite) -> 
     arrive_alike(steps, suite, True)
 
 
+OFFLOADED = {
+    "an acknowledgement": (0, virtio()),
+    "a small segment": (100, virtio()),
+    "one that is left to the peer": (600, virtio()),
+    "two segments": (24, virtio(kind=GSO_TCPV4, size=16)),
+    "one segment": (8, virtio(kind=GSO_TCPV4, size=16)),
+    "a checksum beyond the end": (0, virtio(start=200)),
+    "a header cut off": (0, virtio()[:9]),
+}
+
+
+@pytest.mark.parametrize("name", OFFLOADED)
+def test_what_lacks_a_checksum_leaves_the_same(name: str) -> None:
+    size, header = OFFLOADED[name]
+    packet = partial(Shape(), bytes(size))
+    (one, _), (other, _) = peers(Ends()), peers(Ends())
+    for _ in range(2):
+        assert sent(one, packet, header, short=True) == sent(other, packet, header, short=False)
+        assert state(one) == state(other)
+
+
 @pytest.mark.parametrize("make", [ipv4, ipv6])
 @pytest.mark.parametrize("suite", list(CipherSuite))
 def test_the_short_way_is_taken(make: object, suite: CipherSuite) -> None:
@@ -230,10 +255,20 @@ def test_the_short_way_is_taken(make: object, suite: CipherSuite) -> None:
     assert portal.drops == {"esp-replayed": 1}
 
 
+def test_an_acknowledgement_without_checksum_goes_the_short_way() -> None:
+    moat, portal = peers(Ends())
+    raw = memoryview(partial(Shape(), b"")), virtio()
+    burst = moat.esp.seal_alone(raw, NOW)
+    assert burst is not None
+    (arrived,) = received(portal, bytes(burst.data), MOAT, 0, NOW, short=False)
+    assert arrived[0] == complete(Shape(), b"")
+
+
 def test_what_needs_more_changes_nothing() -> None:
     moat, _ = peers(Ends())
     moat.esp.told()
     before = state(moat)
-    assert moat.esp.seal_alone((memoryview(ipv4(b"x")), VIRTIO), NOW) is None  # without checksum
+    segments = memoryview(partial(Shape(), bytes(24))), virtio(kind=GSO_TCPV4, size=16)
+    assert moat.esp.seal_alone(segments, NOW) is None
     assert moat.esp.seal_alone((memoryview(ipv4(bytes(4000))), b""), NOW) is None  # too large
     assert state(moat) == before
