@@ -50,6 +50,46 @@ def test_a_readable_source_is_called_back(loop: Loop, pair: Pair) -> None:
     assert seen == [b"hello"]
 
 
+@pytest.mark.parametrize(("unmoved", "asked"), [(True, 1), (None, 3)])
+def test_the_deadline_is_asked_again_where_it_may_have_moved(
+    loop: Loop, pair: Pair, unmoved: bool | None, asked: int
+) -> None:
+    times: list[int] = []
+    pair[1].send(b"abc")
+
+    def read() -> bool | None:
+        if pair[0].recv(1) == b"c":
+            loop.stop()
+        return unmoved
+
+    def deadline() -> None:
+        times.append(1)
+
+    loop.watch(pair[0], read)
+    loop.run(deadline, nothing)
+    assert len(times) == asked
+
+
+def test_the_deadline_that_stays_is_kept(loop: Loop, pair: Pair) -> None:
+    seen: list[str] = []
+    due = monotonic() + 0.05
+
+    def read() -> bool:
+        pair[0].recv(1)
+        pair[1].send(b"x")  # there is always something to read
+        return True
+
+    def on_deadline() -> None:
+        seen.append("due")
+        loop.stop()
+
+    pair[1].send(b"x")
+    loop.watch(pair[0], read)
+    loop.run(lambda: due, on_deadline)
+    assert seen == ["due"]
+    assert monotonic() >= due
+
+
 def test_watching_again_changes_what_is_waited_for(loop: Loop, pair: Pair) -> None:
     calls: list[str] = []
     loop.watch(pair[0], lambda: calls.append("read"))
