@@ -30,6 +30,10 @@ options:
     description: Where the box keeps its connections.
     type: path
     default: /etc/moatvpn/connections.d
+  control_socket:
+    description: Where the daemon listens to moatctl; a further VPN's has another one.
+    type: path
+    default: /run/moatvpn/control.sock
   moatctl:
     description: The program moatctl on the box.
     type: path
@@ -99,6 +103,7 @@ def main():
             "settings": {"type": "dict"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "directory": {"type": "path", "default": "/etc/moatvpn/connections.d"},
+            "control_socket": {"type": "path", "default": "/run/moatvpn/control.sock"},
             "moatctl": {"type": "path", "default": "/opt/moatvpn/bin/moatctl"},
         },
         required_if=[("state", "present", ("settings",))],
@@ -128,9 +133,8 @@ def main():
         result["changed"] = before != after
         result["diff"]["after"] = shown(after)
     if result["changed"] and not module.check_mode:
-        result["running"] = moatctl.run([*command, "--connections", directory], data=data)[
-            "running"
-        ]
+        places = ["--connections", directory, "--socket", module.params["control_socket"]]
+        result["running"] = moatctl.run([*command, *places], data=data)["running"]
     module.exit_json(**result)
 
 

@@ -21,7 +21,7 @@ MOAT: dict[str, Any] = {
     "services": [SSH],
 }
 KID: dict[str, Any] = {
-    "kid": {"interface": "kid0", "subnet": "192.168.77.0/24"},
+    "kid": {"interface": "kid0", "subnet": "192.168.77.0/24", "rate": 8000},
     "services": [SSH, DNS, DHCP],
     "outgoing": [DHCP_ANSWERS],
 }

@@ -15,7 +15,7 @@ def moat_box(settings: dict[str, Any], where: str) -> Box:
     """Return the box that a moat is.
 
     settings: wild_interface; wild_dhcp; private_interface, private_subnet, private_subnet6; kid,
-    None or a record of interface and subnet; vpns, further VPNs, each with name,
+    None or a record of interface, subnet and rate; vpns, further VPNs, each with name,
     private_interface, private_subnet, private_subnet6 and ports; services, outgoing, mss.
     Raises ConfigError, whose what begins with where.
     """
@@ -43,8 +43,8 @@ def moat_box(settings: dict[str, Any], where: str) -> Box:
         ]
         ports += list(vpn.get("ports", [])) if number else []
     if kid:
-        interface, subnet = kid.get("interface"), kid.get("subnet")
-        zones.append({"name": "kid", "kind": "kid", "interface": interface, "subnet4": subnet})
+        own = {"interface": kid.get("interface"), "subnet4": kid.get("subnet")}
+        zones.append({"name": "kid", "kind": "kid", **own, "rate": kid.get("rate", 0)})
     dhcp = settings.get("wild_dhcp", False)
     record = {"zones": zones, "ike_ports": ports, "wild_dhcp": dhcp, "direct": True}
     return box_from_dict(record | _shared(settings), where)

@@ -20,6 +20,9 @@ POLICY_CHAIN = "policy_mark"
 POLICY_FILES = "/etc/moatvpn/policy.d/*.nft"
 # Connections of a kid-net at once, so that it cannot fill the table of all connections.
 MOST_KID_CONNECTIONS = 4096
+# What a zone with a bounded rate may send at once: the rate of a fifth of a second, for TCP to fill
+# it at the usual round trips, and a few packets at least.
+BURSTS_A_SECOND, SMALLEST_BURST = 5, 30_000
 # The smallest fragment of a path that anybody uses; smaller ones hide what they carry.
 SMALLEST_FRAGMENT = 256
 # Sources that no packet from outside can have (RFC 6890), whatever the wild side's own network is.
@@ -165,6 +168,7 @@ def _from(box: Box, zone: Zone) -> tuple[str, ...]:
         rules += ["ip6 saddr :: icmpv6 type nd-neighbor-solicit accept"]
         rules += ["ip6 saddr :: icmpv6 type nd-router-solicit accept"]
     rules.append(local)
+    rules += _share(zone)
     if zone.subnet4 is not None:
         rules.append(f"ip saddr {zone.subnet4} accept")
     inside6 = [str(zone.subnet6)] if zone.subnet6 is not None else []
@@ -173,6 +177,19 @@ def _from(box: Box, zone: Zone) -> tuple[str, ...]:
     if inside6:
         rules.append(f"ip6 saddr {words(inside6)} accept")
     return (*rules, _drop("dropped_spoofed"))
+
+
+def _share(zone: Zone) -> tuple[str, ...]:
+    """Bound the rate of a zone, so that it leaves the others theirs: a token bucket for each way.
+
+    What it sends is bounded before connections are looked up, where a flood costs least.
+    """
+    if not zone.rate:
+        return ()
+    octets = zone.rate * 1000 // 8
+    burst = max(octets // BURSTS_A_SECOND, SMALLEST_BURST)
+    limit = f"limit rate over {octets} bytes/second burst {burst} bytes"
+    return (f"{limit} {_drop(f'dropped_{zone.kind}_share')}",)
 
 
 def _not_of_others(box: Box, zone: Zone) -> tuple[str, ...]:
@@ -269,6 +286,8 @@ def _pair(box: Box, verdicts: Matrix, pair: Pair) -> tuple[str, ...]:
     if a.kind is Kind.KID and any(each.state is State.NEW for each in allowances):
         count = f"ct state new ct count over {MOST_KID_CONNECTIONS}"
         rules.append(f"{count} {_drop('dropped_kid_connections')}")
+    if allowances and a is not LOCAL:
+        rules += _share(b)
     if box.mss is not None and {a.kind, b.kind} == {Kind.PRIVATE, Kind.TUNNEL} and allowances:
         rules.append("jump segments")
     rules += [_rule(each) for each in allowances]

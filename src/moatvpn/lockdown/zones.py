@@ -17,6 +17,8 @@ USUAL_PORTS = (IKE_PORT, NAT_PORT)
 # the box itself listens on, so that no answer to it is taken for an envelope.
 TRANSLATED_PORTS = (10_000, 65_535)
 
+_RATES = (64, 100_000_000)  # kbit/s
+
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}")
@@ -42,6 +44,7 @@ class Zone:
     subnet4, subnet6: the addresses that belong to the zone and to no other. A zone without any is
         where everything else is: the tunnel of a moat, the corporate side of a portal.
     tunnel: of a private zone, the name of the tunnel zone that it belongs to.
+    rate: of a kid-net, how many kbit/s it may send, and how many get; 0 is as many as it can.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Zone:
     subnet4: Network | None = None
     subnet6: Network | None = None
     tunnel: str | None = None
+    rate: int = 0
 
     @property
     def subnets(self) -> tuple[Network, ...]:
@@ -207,7 +211,8 @@ def _network(get: Record, key: str, version: int) -> Network | None:
 
 
 def _zone(record: dict[str, Any], where: str) -> Zone:
-    get = Record(where, record, ("name", "kind", "interface", "subnet4", "subnet6", "tunnel"))
+    known = ("name", "kind", "interface", "subnet4", "subnet6", "tunnel", "rate")
+    get = Record(where, record, known)
     kinds = tuple(kind for kind in Kind if kind is not Kind.LOCAL)
     kind = record.get("kind")
     if kind not in kinds:
@@ -220,6 +225,7 @@ def _zone(record: dict[str, Any], where: str) -> Zone:
         subnet4=_network(get, "subnet4", 4),
         subnet6=_network(get, "subnet6", 6),
         tunnel=get.text("tunnel", _NAME, "a tunnel zone's name") if "tunnel" in record else None,
+        rate=get.amount("rate", _RATES, "kbit/s"),
     )
 
 
@@ -282,6 +288,8 @@ def _check_zone(box: Box, zone: Zone, where: str) -> None:
         raise ConfigError(at, "is wild, and has a subnet", "Leave its subnets out")
     if zone.kind is Kind.KID and (zone.subnet4 is None or zone.subnet6 is not None):
         raise ConfigError(at, "is IPv4 only", "Give it subnet4, and no subnet6")
+    if zone.kind is not Kind.KID and zone.rate:
+        raise ConfigError(at, "has a rate", "Give one to a kid-net only")
     if (zone.kind is Kind.PRIVATE) != (zone.tunnel is not None):
         remedy = "Give a private zone the name of its tunnel zone, and no other"
         raise ConfigError(at, f"has the tunnel {short(zone.tunnel)}", remedy)
