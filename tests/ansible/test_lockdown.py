@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from ansible_bench import MOAT, Rulesets
+import pytest
+from ansible_bench import MOAT, ROOT, Rulesets
 
 
 def in_a_namespace(*command: str) -> subprocess.CompletedProcess[str]:
@@ -45,3 +47,28 @@ def test_one_table_drops_by_default_in_every_chain(
         if box == MOAT:  # what a policy lets go straight out, goes under the box's own address
             hooks.append("postrouting")
         assert policies == dict.fromkeys(hooks, "drop"), path.name
+
+
+UNIT = ROOT / "roles/moatvpn/templates/etc/systemd/system/moat-lockdown.service.j2"
+
+
+@pytest.mark.parametrize("fragment", ["", "add rule inet moat policy_mark accept\n", "nonsense\n"])
+def test_the_unit_loads_the_ruleset_whatever_a_policy_is(
+    rulesets: Rulesets, tmp_path: Path, fragment: str
+) -> None:
+    policies = tmp_path / "policy.d"
+    policies.mkdir()
+    (policies / "50.nft").write_text(fragment)
+    text = rulesets[MOAT, "lab"].read_text()
+    (tmp_path / "lockdown.nft").write_text(text.replace("/etc/moatvpn/policy.d", str(policies)))
+    unit = UNIT.read_text().replace("{{ __moatvpn_etc }}", str(tmp_path))
+    (start,) = (each for each in unit.splitlines() if each.startswith("ExecStart="))
+    words = shlex.split(start.removeprefix("ExecStart="))
+    done = in_a_namespace("sh", "-c", '"$@" && exec nft -j list ruleset', "sh", *words)
+    assert done.returncode == 0, done.stderr
+    chains: list[str] = [
+        each["rule"]["chain"] for each in json.loads(done.stdout)["nftables"] if "rule" in each
+    ]
+    assert "private_to_tunnel" in chains
+    assert ("policy_mark" in chains) is ("policy_mark" in fragment)
+    assert ("nonsense" in done.stderr) is ("nonsense" in fragment)  # for the journal

@@ -41,7 +41,10 @@ def moat_box(settings: dict[str, Any], where: str) -> Box:
             },
             {"name": f"tunnel{end}", "kind": "tunnel", "interface": f"moat{number}"},
         ]
-        ports += list(vpn.get("ports", [])) if number else []
+        own = vpn.get("ports", []) if number else []
+        if not isinstance(own, list | tuple):
+            raise ConfigError(f"{where}: ports", f"is {short(own)}", "Give a list of numbers")
+        ports += own
     if kid:
         own = {"interface": kid.get("interface"), "subnet4": kid.get("subnet")}
         zones.append({"name": "kid", "kind": "kid", **own, "rate": kid.get("rate", 0)})

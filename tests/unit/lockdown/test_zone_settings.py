@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from lockdown_boxes import KID, MOAT, PORTAL, SSH, further, moat
 
 from moatvpn.errors import ConfigError
 from moatvpn.lockdown.homes import moat_box, portal_box
 from moatvpn.lockdown.matrix import matrix
+from moatvpn.lockdown.ruleset import ruleset
 from moatvpn.lockdown.zones import LOCAL, Kind, box_from_dict
 
 ZONES = [
@@ -131,3 +135,33 @@ def test_further_vpns_have_tunnels_and_ports_of_their_own() -> None:
         ("tunnel-vpn2", "moat2"),
     ]
     assert box.ike_ports == (500, 4500, 601, 4601, 602, 4602)
+
+
+WORDS = ["wild", "private", "kid", "tunnel", "local", "wild0", "home0", "tcp", "10.1.1.0/24", ""]
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 70_000)
+    | st.sampled_from(WORDS)
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*MOAT, *ZONES[1], *SSH, "ports", "kid", "vpns"]), inner)
+    ),
+    max_leaves=12,
+)
+records = st.dictionaries(
+    st.sampled_from([*MOAT, "zones", "services", "outgoing", "ike_ports", "mss", "kid", "vpns"]),
+    values,
+)
+
+
+@given(records)
+def test_whatever_a_record_holds_is_a_box_or_is_refused(record: dict[str, Any]) -> None:
+    for read in (box_from_dict, moat_box, portal_box):
+        with suppress(ConfigError):
+            ruleset(read(record, "box"))
+        with suppress(ConfigError):
+            ruleset(read(MOAT | record, "box"))
+        with suppress(ConfigError):
+            ruleset(read({"zones": ZONES} | record, "box"))
