@@ -40,9 +40,7 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Mmsghdr(ctypes.Structure):
-    """struct mmsghdr of recvmmsg(2), with its struct msghdr laid flat."""
-
+class _Msghdr(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_void_p),
         ("name_length", ctypes.c_uint32),
@@ -51,8 +49,13 @@ class _Mmsghdr(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent", ctypes.c_uint32),
     )
+
+
+class _Mmsghdr(ctypes.Structure):
+    """struct mmsghdr of sendmmsg(2): its msghdr has octets of its own at the end."""
+
+    _fields_ = (("header", _Msghdr), ("sent", ctypes.c_uint32))
 
 
 class Ring:
@@ -68,7 +71,7 @@ class Ring:
         )
         base, size = ctypes.addressof(self._iovecs), ctypes.sizeof(_Iovec)
         self._headers = (_Mmsghdr * number)(
-            *((None, 0, base + n * size, 1, None, 0, 0, 0) for n in range(number))
+            *(((None, 0, base + n * size, 1, None, 0, 0), 0) for n in range(number))
         )
         self._next = 0
 

@@ -11,8 +11,8 @@ from moatvpn.wire.offload import Packet
 
 # How much one readable source may take before the others have their turn.
 BATCH = 64
-# The same of what belongs to no SA, each of which may cost a key exchange.
-STRANGERS_BATCH = 16
+# The same of IKE messages, each of which may cost a key exchange.
+MESSAGES_BATCH = 16
 
 
 class Clock(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -73,6 +74,29 @@ def test_envelopes_that_came_joined_to_a_message_get_in_line(lab: Lab) -> None:
     assert lab.portal.tun.delivered == sent[:1]
     lab.settle()
     assert lab.portal.tun.delivered == sent
+
+
+def test_a_slow_machine_works_on_less_in_a_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = [ipv4("10.201.1.5", "10.50.0.7", bytes((n,)) + bytes(999)) for n in range(200)]
+    forwarder, delivered = lab.portal.forwarder, lab.portal.tun.delivered
+    in_one_turn = []
+    for step in (0.0, 1.0):  # seconds that pass from one look at the clock to the next
+        before = len(delivered)
+        lab.moat.tun.waiting.extend(sent)
+        while lab.moat.busy():
+            lab.moat.turn()
+        forwarder.from_udp(4500)  # after a pause, one alone
+        forwarder.from_raw()
+        forwarder.from_udp(4500)
+        with monkeypatch.context() as slow:
+            times = itertools.count(lab.now, step)
+            slow.setattr(forwarder, "_clock", lambda times=times: next(times))
+            lab.portal.soon.popleft()()
+        in_one_turn.append(len(delivered) - before)
+        lab.settle()
+        assert delivered[before:] == sent
+    fast, slow_one = in_one_turn
+    assert 0 < slow_one < fast / 2
 
 
 def test_ike_is_served_while_envelopes_pile_up(lab: Lab) -> None:
