@@ -7,6 +7,7 @@ microseconds, and so is what has no SA: a flood that no SA has a part in holds n
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.esp.burst import Arrival
@@ -56,12 +57,12 @@ class Shares:
     # The way in
 
     def arrive(self, arrivals: Sequence[Arrival]) -> None:
-        """Let envelopes wait, by connection and SA. What was joined counts as its first's."""
+        """Let envelopes wait, by connection and SA."""
         run: list[Arrival] = []
         cost, envelopes = 0, 0
         way: tuple[bytes, Endpoint] | None = None
         path: _Path | None = None
-        for data, size, source, tos in arrivals:
+        for data, size, source, tos in chain.from_iterable(map(_by_sa, arrivals)):
             if min(size, len(data)) < MIN_LENGTH:
                 self._counters.drop(DropReason.ESP_TOO_SHORT)
                 continue
@@ -132,3 +133,24 @@ class Shares:
     def _line_up(self, path: _Path | None, run: list[Raw], cost: int) -> None:
         if path is not None and run and not self._outward.put(path, run, cost):
             self._counters.drop(DropReason.OUT_OVER_SHARE, len(run))
+
+
+def _by_sa(arrival: Arrival) -> Sequence[Arrival]:
+    """Return an arrival as it is, or cut where one SA's envelopes end and another's begin.
+
+    Waiting elsewhere, the latter would be overtaken by those that follow, even by more than a
+    replay window: with extended sequence numbers, those then count as not authentic.
+    """
+    data, size, source, tos = arrival
+    if len(data) <= size:
+        return (arrival,)
+    for place in range(4):
+        octets = data[place::size].tobytes()
+        if octets.count(octets[:1]) != len(octets):
+            break
+    else:
+        return (arrival,)
+    starts = range(0, len(data), size)
+    news = [at for at in starts[1:] if data[at : at + 4] != data[at - size : at - size + 4]]
+    cuts = zip([0, *news], [*news, len(data)], strict=True)
+    return [(data[start:end], size, source, tos) for start, end in cuts]

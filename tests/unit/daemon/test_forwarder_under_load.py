@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,6 +26,43 @@ def test_several_batches_cross_whole_and_in_order(lab: Lab) -> None:
     lab.moat.tun.waiting.extend(sent)
     lab.settle()
     assert lab.portal.tun.delivered == sent
+    assert not lab.portal.counters.snapshot()
+    assert not lab.moat.counters.snapshot()
+
+
+class Lending:
+    """A device's call whose octets are the caller's only until the next call, as real ones are."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+        self._lent: list[memoryview] = []
+
+    def __call__(self, *limit: int) -> Any:
+        for view in self._lent:
+            view[:] = bytes(len(view))
+        self._lent = []
+        came = self._call(*limit)
+        if isinstance(came, tuple):  # envelopes and messages of a UDP port
+            return [self._lend(each) for each in came[0]], came[1]
+        return [self._lend(each) for each in came]
+
+    def _lend(self, each: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._lent.append(memoryview(bytearray(each[0])))
+        return self._lent[-1], *each[1:]
+
+
+def test_what_waits_is_not_the_devices_any_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for box in (lab.moat, lab.portal):
+        monkeypatch.setattr(box.tun, "read_batch", Lending(box.tun.read_batch))
+        for device in (box.host.raw, box.host.ports[4500]):
+            monkeypatch.setattr(device, "receive", Lending(device.receive))
+    sent = [ipv4("10.201.1.5", "10.50.0.7", n.to_bytes(2, "big") * 500) for n in range(9 * BATCH)]
+    back = [ipv4("10.50.0.7", "10.201.1.5", packet[20:]) for packet in sent]
+    lab.moat.tun.waiting.extend(sent)
+    lab.portal.tun.waiting.extend(back)
+    lab.settle()
+    assert lab.portal.tun.delivered == sent
+    assert lab.moat.tun.delivered == back
     assert not lab.portal.counters.snapshot()
     assert not lab.moat.counters.snapshot()
 

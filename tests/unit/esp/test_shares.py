@@ -7,6 +7,7 @@ from single import SingleProcessor
 
 from moatvpn.counters import Counters
 from moatvpn.esp.burst import Arrival, Burst
+from moatvpn.esp.child import ChildSa
 from moatvpn.esp.outbound import Raw
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.wire.endpoint import Endpoint
@@ -95,6 +96,32 @@ def test_what_has_no_sa_is_dropped_at_once_and_takes_no_room() -> None:
     assert portal.counters.snapshot() == {"esp-unknown-spi": 300}
     portal.shares.arrive([(memoryview(bytes(9)), 9, ELSEWHERE, 0)])
     assert portal.counters.snapshot()["esp-too-short"] == 1
+
+
+def test_envelopes_that_were_joined_to_another_sas_are_not_overtaken_by_their_own() -> None:
+    portal = Portal(1)
+    old, new = Ends(1).portal, Ends(2).portal  # a rekey
+    object.__setattr__(new, "connection", "c1")
+    portal.esp.install(new, portal.host(1), activate_outbound=True)
+
+    def of(child: ChildSa, first: int, count: int) -> bytes:
+        spi = child.spi_in.to_bytes(4, "big")
+        numbers = (n.to_bytes(4, "big") for n in range(first, first + count))
+        return b"".join(spi + number + bytes(1392) for number in numbers)
+
+    joined = [of(old, at, 40) for at in range(1, 800, 40)]
+    joined += [of(old, 801, 38) + of(new, 1, 2)]
+    joined += [of(new, at, 40) for at in range(3, 400, 40)]
+    for data in joined:
+        portal.shares.arrive([(memoryview(data), 1400, portal.host(1), 0)])
+    came: dict[bytes, list[int]] = {}
+    for data, size, *_ in portal.shares.arrivals(ENOUGH):
+        for at in range(0, len(data), size):
+            envelope = bytes(data[at : at + 8])
+            came.setdefault(envelope[:4], []).append(int.from_bytes(envelope[4:], "big"))
+    assert not portal.counters.snapshot()
+    assert [sorted(numbers) for numbers in came.values()] == list(came.values())
+    assert sum(map(len, came.values())) == sum(map(len, joined)) // 1400
 
 
 def test_who_has_only_seen_an_spi_has_no_part_in_the_peers_share() -> None:
