@@ -185,6 +185,13 @@ def drops(machine: Host) -> dict[str, int]:
     return dict(status(machine)["drops"])
 
 
+def dropped(machine: Host) -> dict[str, int]:
+    """Return what the ruleset of a box has counted of each reason of a drop."""
+    listed = json.loads(machine.check_output("nft --json list counters table inet moat"))
+    counters = [entry["counter"] for entry in listed["nftables"] if "counter" in entry]
+    return {counter["name"]: int(counter["packets"]) for counter in counters}
+
+
 def wild_address(machine: Host) -> str:
     """Return a box's IPv4 address on the wild side, or "" where it has none."""
     links = json.loads(machine.check_output("ip -json -4 address show dev wild0"))
