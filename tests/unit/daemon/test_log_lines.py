@@ -111,6 +111,14 @@ def test_a_stream_that_nobody_reads_does_not_block(counters: Counters) -> None:
         os.close(writer)
 
 
+def test_a_full_disk_loses_lines_and_counts_them(counters: Counters) -> None:
+    with Path("/dev/full").open("wb") as disk:  # full(4): every write is ENOSPC
+        log = Log(StreamSink(disk.fileno()), counters)
+        log("info", "a line")
+        log("info", "another")
+    assert counters.value(DropReason.LOG_OVERFLOW) == 2
+
+
 def test_levels(counters: Counters) -> None:
     reader, writer = os.pipe()
     try:
