@@ -18,7 +18,7 @@ def compare(expected: Mapping[str, str], reported: Mapping[str, bytes]) -> dict[
     found |= {
         identity: "has not been heard of" for identity in expected if identity not in reported
     }
-    return {identity: fault for identity, fault in sorted(found.items()) if fault}
+    return {identity: _printable(fault) for identity, fault in sorted(found.items()) if fault}
 
 
 def _fault(expected: str, data: bytes) -> str:
@@ -31,6 +31,11 @@ def _fault(expected: str, data: bytes) -> str:
         return ""
     has = f"version {state.get('version')} ({state['hash']})" if state.get("hash") else "no policy"
     return f"has {has} in force, not {expected or 'none'}"
+
+
+def _printable(text: str) -> str:
+    """Return what a box says without what would change an operator's terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _state(data: bytes) -> dict[str, Any] | None:

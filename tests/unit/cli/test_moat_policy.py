@@ -250,8 +250,8 @@ def test_boxes_that_have_drifted_are_told(run, desk):
         "moat3.example.net: has version 5 (cd) in force, not none",
     ]
     (facts / name).write_text("{}")
-    (facts / "moat3.example.net").write_text(fact(faults=["rules are in force"]))
+    (facts / "moat3.example.net").write_text(fact(faults=["rules\x1b[2J are in force"]))
     assert run(*words)[1]["drifted"] == {
         name: "says nothing of its policy",
-        "moat3.example.net": "rules are in force",
+        "moat3.example.net": "rules?[2J are in force",
     }
