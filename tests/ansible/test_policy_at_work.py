@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from inside import within
 from namespaces import Wires
-from namespaces import _within as within
 from policies import CUSTOMER, compiled, new_seal, signed, source
 
 from moatvpn.cli import policy_box
@@ -196,6 +196,35 @@ def test_taking_a_policy_away_closes_the_direct_way_at_once(moat):
             client.recv(100)
     assert moat.goes(MEETING, 443) == ("tunnel", HOME)
     assert moat.run("remove") == 0  # again, which changes nothing
+
+
+def test_a_conversation_that_a_policy_sends_another_way_goes_on_there(moat):
+    def asked() -> str:
+        """Return where the next word of the conversation comes out."""
+        before = moat.blocked()
+        sender.sendto(b"a word", (MEETING, 443))
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end and moat.blocked() == before:
+            for each in select.select(list(sides), [], [], 0.05)[0]:
+                each.recv(100)
+                return sides[each]
+        return "nowhere"
+
+    sides = {}
+    with ExitStack() as opened:
+        for side, namespace in (("direct", moat.wires.wild), ("tunnel", moat.wires.tunnel)):
+            with within(namespace):
+                made = opened.enter_context(closing(socket.socket(type=socket.SOCK_DGRAM)))
+            made.bind(("", 443))
+            sides[made] = side
+        with within(moat.wires.home):
+            sender = opened.enter_context(closing(socket.socket(type=socket.SOCK_DGRAM)))
+        sender.bind(("", 5000))
+        assert asked() == "tunnel"
+        assert moat.install(policy()) == 0
+        assert asked() == "direct"
+        assert moat.run("remove") == 0
+        assert asked() == "tunnel"
 
 
 def in_force(moat, capsys):

@@ -20,12 +20,13 @@ from typing import Any
 from moatvpn.cli.policy_files import read_octets, read_public_keys, read_text, write_whole
 from moatvpn.config import daemon_from_dict, load_json
 from moatvpn.config_fields import Record, object_from_json
-from moatvpn.drivers.conntrack import forget_marked
+from moatvpn.drivers.conntrack import forget
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.policy.readback import is_loaded
-from moatvpn.policy.render import CHAIN, MARK, TABLE, render
+from moatvpn.policy.render import CHAIN, TABLE, render
 from moatvpn.policy.rules import MOST_VERSION
 from moatvpn.policy.signed import Signed, open_policy
+from moatvpn.subnets import Network
 
 # Where the lockdown ruleset takes policies in.
 _HOOK = re.compile(r'^include "[^"\n]*/policy\.d/\*\.nft"$', re.MULTILINE)
@@ -94,13 +95,14 @@ def remove(box: Box) -> bool:
     """
     with _locked(box):
         loaded = _loaded_rules(box)
+        old = _sources_in_force(box)
         if not box.fragment.exists() and not box.signed.exists() and not loaded:
             return False
         # The files first: what is loaded now is what every later start loads.
         for path in (box.fragment, box.signed):
             path.unlink(missing_ok=True)
         _nft(box, "-f", str(box.lockdown))
-        forget_marked(MARK)
+        forget(old)
     return True
 
 
@@ -185,6 +187,7 @@ def _put_in_force(box: Box, data: bytes, signed: Signed) -> None:
         why = f"has {hooks} places for a policy, not one"
         raise OperatorError(str(box.lockdown), why, "Run site.yml, which writes it")
     _nft(box, "-c", "-f", "-", given=lockdown)
+    old = _sources_in_force(box)
     newest = json.dumps({"version": signed.compiled.version, "hash": signed.digest})
     with _restoring(box.newest, box.signed, box.fragment):
         # The version first: whatever happens, nothing older is taken from here on.
@@ -192,7 +195,19 @@ def _put_in_force(box: Box, data: bytes, signed: Signed) -> None:
         write_whole(box.signed, data, 0o600)
         write_whole(box.fragment, fragment.encode())
         _nft(box, "-f", str(box.lockdown))
-    forget_marked(MARK)
+    # What the new rules decide otherwise, they shall decide at once, and not when it has ended.
+    forget(None if old is None else {*old, *signed.compiled.sources})
+
+
+def _sources_in_force(box: Box) -> tuple[Network, ...] | None:
+    """Return whose connections the policy in force is about, None where that cannot be told."""
+    if not box.signed.exists():
+        return () if not _loaded_rules(box) else None
+    try:
+        keys = read_public_keys(box.public_keys)
+        return open_policy(read_octets(box.signed), keys, str(box.signed)).compiled.sources
+    except OperatorError:
+        return None
 
 
 @contextmanager

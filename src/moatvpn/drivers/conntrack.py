@@ -20,25 +20,14 @@ _GET = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _DELETE = 1 << 8 | 2  # IPCTNL_MSG_CT_DELETE
 _FAMILY = struct.Struct("!BBH")  # nfgenmsg: family, version, resource
 _ALL = _FAMILY.pack(socket.AF_UNSPEC, 0, 0)
-_ORIGINAL, _REPLY, _MARK, _ID, _ZONE, _MARK_MASK = 1, 2, 8, 12, 18, 21
+_ORIGINAL, _REPLY, _ID, _ZONE = 1, 2, 12, 18
 _ADDRESSES = 1  # of a direction: a nest of these, IPv4's source and destination, and IPv6's
 _PACKED = (1, 2, 3, 4)
 _NEST = 0x8000
 
 
-def forget_marked(mark: int) -> None:
-    """Have the kernel forget all connections of this namespace that carry mark.
-
-    Raises OperatorError where it does not.
-    """
-    body = _ALL + attribute(_MARK, struct.pack("!I", mark))
-    body += attribute(_MARK_MASK, struct.pack("!I", 0xFFFFFFFF))
-    with _kernel() as netlink:
-        netlink.ask(_DELETE, body)
-
-
 def forget(networks: Collection[Network] | None) -> int:
-    """Have it forget those that have an address in one of networks, None for all connections.
+    """Have the kernel forget connections with an address in one of networks; None for all.
 
     Return how many those were, -1 for all. Raises OperatorError where it does not.
     """
