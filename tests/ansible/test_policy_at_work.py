@@ -199,32 +199,34 @@ def test_taking_a_policy_away_closes_the_direct_way_at_once(moat):
 
 
 def test_a_conversation_that_a_policy_sends_another_way_goes_on_there(moat):
-    def asked() -> str:
-        """Return where the next word of the conversation comes out."""
+    def asked() -> tuple[str, str]:
+        """Return where the next word of the conversation comes out, and whose it is there."""
         before = moat.blocked()
         sender.sendto(b"a word", (MEETING, 443))
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end and moat.blocked() == before:
             for each in select.select(list(sides), [], [], 0.05)[0]:
-                each.recv(100)
-                return sides[each]
-        return "nowhere"
+                whose = each.recvfrom(100)[1]
+                each.sendto(b"an answer", whose)
+                assert sender.recv(100) == b"an answer"
+                return sides[each], whose[0]
+        return "nowhere", ""
 
     sides = {}
     with ExitStack() as opened:
         for side, namespace in (("direct", moat.wires.wild), ("tunnel", moat.wires.tunnel)):
             with within(namespace):
                 made = opened.enter_context(closing(socket.socket(type=socket.SOCK_DGRAM)))
-            made.bind(("", 443))
+            made.bind((MEETING, 443))
             sides[made] = side
         with within(moat.wires.home):
             sender = opened.enter_context(closing(socket.socket(type=socket.SOCK_DGRAM)))
-        sender.bind(("", 5000))
-        assert asked() == "tunnel"
+        sender.settimeout(_PATIENCE)
+        assert asked() == ("tunnel", HOME)
         assert moat.install(policy()) == 0
-        assert asked() == "direct"
+        assert asked() == ("direct", WILD)
         assert moat.run("remove") == 0
-        assert asked() == "tunnel"
+        assert asked() == ("tunnel", HOME)
 
 
 def in_force(moat, capsys):
