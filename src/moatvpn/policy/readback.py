@@ -7,6 +7,7 @@ are brought into one form, and whatever is in no form of ours is a difference.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Any
 
 from moatvpn.policy.render import DENY_COUNTER, DIRECT_COUNTER, MARK, signature_comment
@@ -26,12 +27,15 @@ _EVERYTHING = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::
 _ICMP = {"icmp": 4, "icmpv6": 6, "ipv6-icmp": 6}
 _NOT_FORWARDED = {"local", "broadcast", "multicast", "anycast"}
 _MARKED = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": MARK}}
-_VERDICTS = (
+_AS_BEGUN = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"ct": {"key": "mark"}}}}
+_KNOWN = "known"  # a direct rule's other half, for connections that are known
+_VERDICTS: tuple[tuple[list[Any], str], ...] = (
+    ([_AS_BEGUN, {"return": None}], _KNOWN),
     ([{"counter": DIRECT_COUNTER}, _MARKED, {"return": None}], Verdict.DIRECT),
     ([{"counter": DENY_COUNTER}, {"drop": None}], Verdict.DENY),
     ([{"return": None}], Verdict.TUNNEL),
 )
-_Meaning = tuple[Verdict, tuple[Network, ...], Protocol, Ports]
+_Meaning = tuple[str, tuple[Network, ...], Protocol, Ports]
 
 
 def is_loaded(listed: list[dict[str, Any]], compiled: Compiled, digest: str) -> bool:
@@ -43,14 +47,17 @@ def is_loaded(listed: list[dict[str, Any]], compiled: Compiled, digest: str) -> 
             and _is_head(head["expr"])
             and _sources(only4["expr"], 4) == merged_networks(compiled.sources, 4)
             and _sources(only6["expr"], 6) == merged_networks(compiled.sources, 6)
-            and [_meaning(rule["expr"]) for rule in rest] == [_of(r) for r in compiled.rules]
+            and [_meaning(rule["expr"]) for rule in rest]
+            == [each for rule in compiled.rules for each in _of(rule)]
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _of(rule: Rule) -> _Meaning:
-    return rule.verdict, rule.networks, rule.protocol, rule.ports
+def _of(rule: Rule) -> Iterator[_Meaning]:
+    if rule.verdict is Verdict.DIRECT:
+        yield _KNOWN, rule.networks, rule.protocol, rule.ports
+    yield rule.verdict, rule.networks, rule.protocol, rule.ports
 
 
 def _is_head(expressions: list[Any]) -> bool:
@@ -86,6 +93,8 @@ def _meaning(expressions: list[Any]) -> _Meaning:
     networks: tuple[Network, ...] = ()
     protocol = Protocol.ANY
     ports: Ports = ()
+    if verdict == _KNOWN and not _is_confirmed(matches.pop()):
+        raise ValueError("not of known connections alone")
     for each in matches:
         operator, left, right = _match(each)
         if operator != "==":
@@ -104,6 +113,11 @@ def _meaning(expressions: list[Any]) -> _Meaning:
         else:
             raise ValueError("no match of ours")
     return verdict, networks, protocol, ports
+
+
+def _is_confirmed(expression: dict[str, Any]) -> bool:
+    status = {"ct": {"key": "status"}}
+    return _match(expression) in (("in", status, "confirmed"), ("==", status, "confirmed"))
 
 
 def _match(expression: dict[str, Any]) -> tuple[Any, Any, Any]:

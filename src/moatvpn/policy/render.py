@@ -2,7 +2,8 @@
 
 The lockdown calls the chain policy_mark for packets from private zones, and lets what carries the
 mark go from private to wild. Only names, networks and numbers that moatvpn.policy.rules has checked
-are written here, and each rule is one line.
+are written here. A rule is one line, a direct one is two: a connection that is known goes on as it
+began (the lockdown marks those that began as direct), a new one is marked.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ MARK = 0x4D
 DIRECT_COUNTER = "policy_direct"
 DENY_COUNTER = "dropped_policy"
 _VERDICTS = {
-    Verdict.DIRECT: f"counter name {DIRECT_COUNTER} meta mark set {MARK:#x} return",
-    Verdict.TUNNEL: "return",
-    Verdict.DENY: f"counter name {DENY_COUNTER} drop",
+    Verdict.DIRECT: (
+        # What began as something else has no translation of its address, and goes on as it began.
+        "ct status confirmed meta mark set ct mark return",
+        f"counter name {DIRECT_COUNTER} meta mark set {MARK:#x} return",
+    ),
+    Verdict.TUNNEL: ("return",),
+    Verdict.DENY: (f"counter name {DENY_COUNTER} drop",),
 }
 _EXPRESSION = {4: "ip", 6: "ip6"}
 _ICMP = {4: "icmp", 6: "icmpv6"}
@@ -42,7 +47,7 @@ def rule_lines(compiled: Compiled, digest: str) -> tuple[str, ...]:
         f'comment "{signature_comment(compiled, digest)}"',
         _only_from(compiled, 4),
         _only_from(compiled, 6),
-        *(_line(rule) for rule in compiled.rules),
+        *(line for rule in compiled.rules for line in _lines(rule)),
     )
 
 
@@ -71,7 +76,7 @@ def _only_from(compiled: Compiled, version: int) -> str:
     return f"{_EXPRESSION[version]} saddr != {_set(sources)} return"
 
 
-def _line(rule: Rule) -> str:
+def _lines(rule: Rule) -> Iterator[str]:
     match = [f"meta nfproto ipv{rule.family}"]
     if rule.networks[0].prefixlen:  # else it is the whole family
         match = [f"{_EXPRESSION[rule.family]} daddr {_set(rule.networks)}"]
@@ -81,7 +86,8 @@ def _line(rule: Rule) -> str:
         match.append(f"{rule.protocol} dport {_ranges(rule.ports)}")
     elif rule.protocol is not Protocol.ANY:
         match.append(f"meta l4proto {rule.protocol}")
-    return f"{' '.join(match)} {_VERDICTS[rule.verdict]}"
+    for verdict in _VERDICTS[rule.verdict]:
+        yield f"{' '.join(match)} {verdict}"
 
 
 def _set(networks: tuple[Network, ...]) -> str:

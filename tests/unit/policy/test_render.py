@@ -23,7 +23,8 @@ _PORTS = r"\{ [0-9]+(-[0-9]+)?(, [0-9]+(-[0-9]+)?)* \}"
 _RULE = re.compile(
     rf"((ip|ip6) daddr {_SET}|meta nfproto ipv[46])"
     rf"( meta l4proto (tcp|udp|icmp|icmpv6)| (tcp|udp) dport {_PORTS})?"
-    r" (counter name policy_direct meta mark set 0x4d return|return"
+    r" (ct status confirmed meta mark set ct mark return"
+    r"|counter name policy_direct meta mark set 0x4d return|return"
     r"|counter name dropped_policy drop)"
 )
 _HEAD = (
@@ -49,7 +50,11 @@ def test_the_fragment_of_a_policy():
         "        meta nfproto ipv4 tcp dport { 25 } counter name dropped_policy drop",
         "        meta nfproto ipv6 tcp dport { 25 } counter name dropped_policy drop",
         "        ip daddr { 198.51.100.0/25 } tcp dport { 80, 443 }"
+        " ct status confirmed meta mark set ct mark return",
+        "        ip daddr { 198.51.100.0/25 } tcp dport { 80, 443 }"
         " counter name policy_direct meta mark set 0x4d return",
+        "        ip daddr { 198.51.100.0/25 } udp dport { 443, 3478-3481 }"
+        " ct status confirmed meta mark set ct mark return",
         "        ip daddr { 198.51.100.0/25 } udp dport { 443, 3478-3481 }"
         " counter name policy_direct meta mark set 0x4d return",
         "    }",
@@ -160,6 +165,7 @@ def test_whatever_is_in_a_policy_each_line_is_a_rule_of_ours(data):
         return
     lines = render(made, DIGEST).splitlines()
     rules = [line.removeprefix("        ") for line in lines[5:-2]]
-    assert len(rules) == len(_HEAD) + len(made.rules)
+    direct = sum(rule.verdict == "direct" for rule in made.rules)
+    assert len(rules) == len(_HEAD) + len(made.rules) + direct
     assert all(shape.fullmatch(line) for shape, line in zip(_HEAD, rules[:3], strict=True))
     assert all(_RULE.fullmatch(line) for line in rules[3:])
