@@ -115,6 +115,5 @@ def test_every_filter_is_documented(name: str, tmp_path: Path) -> None:
 
 def test_every_filter_has_a_page() -> None:
     source = "".join(path.read_text() for path in sorted(FILTERS.glob("*.py")))
-    assert len(NAMES) == 7
-    assert all(f'"{name}": {name}' in source for name in NAMES)
-    assert len(re.findall('"moat_[a-z_]+": moat_', source)) == len(NAMES)
+    assert NAMES
+    assert sorted(re.findall(r'"(moat_[a-z_]+)": \1', source)) == NAMES
