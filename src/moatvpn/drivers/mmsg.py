@@ -106,7 +106,10 @@ class ManySender:
             header = message.header
             header.name, header.name_length = ctypes.addressof(self._name), _SOCKADDR_IN.size
             header.control = ctypes.addressof(self._control)
-            header.control_length = _CONTROL_SPACE
+        words = memoryview(self._messages.array).cast("B").cast(_WORD)
+        at = _Header.control_length.offset // words.itemsize
+        self._control_lengths = words[at :: _SIZE // words.itemsize]
+        self._controlled = False  # whether these messages have control messages; they cost time
         self._start = ctypes.addressof(self._messages.array)
         self._laid_out = (0, 0)  # the address of the first envelope, and the size of each
 
@@ -169,7 +172,13 @@ class ManySender:
         held = ctypes.c_char.from_buffer(bytearray(data) if data.readonly else data)
         self._lay_out(ctypes.addressof(held), size)
         self._name.raw = _name(burst.peer.host, port)
-        self._control.raw = _control(burst.tos, burst.source)
+        controlled = bool(burst.tos or burst.source)
+        if controlled:
+            self._control.raw = _control(burst.tos, burst.source)
+        if controlled is not self._controlled:
+            length = _CONTROL_SPACE if controlled else 0
+            self._control_lengths[:] = memoryview(array(_WORD, (length,) * MAX_ENVELOPES))
+            self._controlled = controlled
         lengths, fd = self._messages.lengths, self._socket.fileno()
         lengths[number - 1] = len(data) - (number - 1) * size
         sent, why = 0, 0

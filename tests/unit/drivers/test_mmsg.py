@@ -96,7 +96,8 @@ def test_every_burst_has_its_own_peer_source_and_tos_octet(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, new_socket() as third:
         sock.bind(("", 0))
         sender = ManySender(sock, counters)
-        for target, source, tos in ((there, "", 0), (third, "127.0.0.7", 0xB9), (there, "", 2)):
+        targets = (there, "", 0), (third, "127.0.0.7", 0xB9), (there, "", 2), (third, "", 0)
+        for target, source, tos in targets:
             target.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
             burst = burst_to(target, b"onetwo", 3, tos, source)
             assert sender.send(burst, burst.peer.port)
