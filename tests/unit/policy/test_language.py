@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policies import read, source
+from policies import CUSTOMER, read, source
 
 from moatvpn.errors import ConfigError
+from moatvpn.policy.compile import compile_policy
 from moatvpn.policy.language import read_policy
 from moatvpn.policy.rules import NEVER_DIRECT, Protocol, Verdict
 from moatvpn.subnets import overlaps
+
+DOCUMENTATION = Path(__file__).parents[3] / "docs" / "policy.md"
+
+
+def test_the_documented_policy_is_one():
+    text = re.search(r"```yaml\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)[1]
+    policy = read_policy(text, "docs/policy.md")
+    made = compile_policy(policy, CUSTOMER)
+    assert {rule.name for rule in made.rules} == {"no-mail", "meetings"}
 
 
 def rule(**changes):
