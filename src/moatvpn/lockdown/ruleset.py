@@ -20,9 +20,8 @@ POLICY_CHAIN = "policy_mark"
 POLICY_FILES = "/etc/moatvpn/policy.d/*.nft"
 # Connections of a kid-net at once, so that it cannot fill the table of all connections.
 MOST_KID_CONNECTIONS = 4096
-# What a zone with a bounded rate may send at once: the rate of a fifth of a second, for TCP to fill
-# it at the usual round trips, and a few packets at least.
-BURSTS_A_SECOND, SMALLEST_BURST = 5, 30_000
+# What a zone with a bounded rate may send at once: nftables adds its rate of one second to this.
+BURST = 1500
 # The smallest fragment of a path that anybody uses; smaller ones hide what they carry.
 SMALLEST_FRAGMENT = 256
 # Sources that no packet from outside can have (RFC 6890), whatever the wild side's own network is.
@@ -187,8 +186,7 @@ def _share(zone: Zone) -> tuple[str, ...]:
     if not zone.rate:
         return ()
     octets = zone.rate * 1000 // 8
-    burst = max(octets // BURSTS_A_SECOND, SMALLEST_BURST)
-    limit = f"limit rate over {octets} bytes/second burst {burst} bytes"
+    limit = f"limit rate over {octets} bytes/second burst {BURST} bytes"
     return (f"{limit} {_drop(f'dropped_{zone.kind}_share')}",)
 
 
