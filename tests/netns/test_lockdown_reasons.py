@@ -321,6 +321,17 @@ def test_a_child_cannot_fill_the_table_of_connections(star: Star) -> None:
     star.forget()
 
 
+def test_a_child_has_its_share_and_no_more(star: Star) -> None:
+    share = 64  # kbit/s, which a slow machine reaches as well
+    star.load(moat(kid={"interface": "kid0", "subnet": "192.168.77.0/24", "rate": share}))
+    datagram = struct.pack("!HHHH", 5000, 7001, 1008, 0) + bytes(1000)
+    for _ in range(100):
+        star.send(KIDS, whole(CHILD, THEIRS, 17, datagram))
+    wait_for(lambda: star.dropped().get("dropped_kid_share", 0) >= 30, "drops", 2)
+    # Nobody else is concerned.
+    assert star.through(PRIVATE, packet(UDP, HOME, "10.50.0.10", 1), TUNNEL)
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
