@@ -57,6 +57,7 @@ AUTHENTICATIONS = ("raw-public-key", "psk", "certificate")
 _NEEDS = dict(zip(AUTHENTICATIONS, ("remote_public_keys", "psk_file", "ca_files"), strict=True))
 
 DATA_PLANES = ("auto", "python", "kernel")
+WORKERS = ("auto", "on", "off")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -176,6 +177,8 @@ class DaemonConfig:
         are told of them (RFC 4555).
     data_plane: one of DATA_PLANES: whether moatd carries the packets itself ("python"), or has the
         kernel do it, by an interface of the kind xfrm; "auto" is the kernel where it can.
+    workers: one of WORKERS: whether packets have a process for each way, where moatd carries them;
+        "auto" is where it may use four cores or more.
     state: the directory of what outlives moatd, private to its user; None: nothing does.
     ports: the numbers of our UDP ports that stand in for 500 and 4500, for a further daemon on
         a box. To peers it looks as if a NAT had put us there, so envelopes travel in UDP alone.
@@ -193,6 +196,7 @@ class DaemonConfig:
     crls: tuple[Path, ...] = ()
     wild_addresses: tuple[str, ...] = ()
     data_plane: str = "python"
+    workers: str = "auto"
     state: Path | None = None
     ports: tuple[int, int] = _USUAL_PORTS
     insecure_write_keys_for_wireshark: Path | None = None
@@ -397,6 +401,7 @@ def daemon_from_dict(record: dict[str, Any], where: str = "moatd.json") -> Daemo
         crls=get.paths("crls") if "crls" in record else (),
         wild_addresses=get.wild_addresses("wild_addresses"),
         data_plane=get.choice("data_plane", DATA_PLANES, "python"),
+        workers=get.choice("workers", WORKERS, "auto"),
         ports=ports,
         **paths,
     )

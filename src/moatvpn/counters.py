@@ -81,6 +81,11 @@ class Counters:
         """Return how often reason has struck."""
         return self._drops[reason]
 
+    def take(self) -> dict[DropReason, int]:
+        """Return every non-zero counter, and begin again at zero."""
+        taken, self._drops = self._drops, Counter()
+        return {reason: number for reason, number in taken.items() if number}
+
     def snapshot(self) -> dict[str, int]:
         """Return every non-zero counter by its public name, in the order of DropReason."""
         return {reason.value: self._drops[reason] for reason in DropReason if self._drops[reason]}

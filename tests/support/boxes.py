@@ -141,10 +141,15 @@ class Box(Namespace):
     """One namespace with a moatd in it, and with the interface that its data plane needs."""
 
     def __init__(
-        self, namespace: str, directory: Path, identity: str, data_plane: str = "python"
+        self,
+        namespace: str,
+        directory: Path,
+        identity: str,
+        data_plane: str = "python",
+        workers: str = "off",
     ) -> None:
         super().__init__(namespace, directory, identity)
-        self._prepare("moat0", data_plane)
+        self._prepare("moat0", data_plane, workers=workers)
 
     def _prepare(self, interface: str, data_plane: str = "python", **more: Any) -> None:
         """Make a daemon's key, device and settings; more are settings that have no default here."""
@@ -175,6 +180,7 @@ class Box(Namespace):
             "state": str(directory),
             "log_level": "debug",
             "data_plane": data_plane,
+            "workers": "off",
             **more,
         }
         (directory / "moatd.json").write_text(json.dumps(settings))
@@ -289,10 +295,11 @@ def other_public_key() -> str:
 
 @contextmanager
 def new_box(
-    directory: Path, letter: str, identity: str, data_plane: str = "python"
+    directory: Path, letter: str, identity: str, data_plane: str = "python", workers: str = "off"
 ) -> Iterator[Box]:
     """A box for the length of the block; its log is told at the end."""
-    made = Box(f"moat-test-{os.getpid()}-{letter}", directory / letter, identity, data_plane)
+    namespace = f"moat-test-{os.getpid()}-{letter}"
+    made = Box(namespace, directory / letter, identity, data_plane, workers)
     try:
         yield made
     finally:

@@ -6,20 +6,27 @@ Time is virtual: run() goes from deadline to deadline. A Nat may stand on the pa
 from __future__ import annotations
 
 import random
+import select
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from moatvpn.config import connection_from_dict
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import generate_private_key, load_private_key
-from moatvpn.daemon.forwarder import PacketForwarder
+from moatvpn.daemon.forwarder import NewsForwarder, PacketForwarder
 from moatvpn.daemon.packets import PacketEngine
+from moatvpn.daemon.workers_halves import Half, OpeningHalf, Reports, SealingHalf
+from moatvpn.daemon.workers_link import new_pair
+from moatvpn.daemon.workers_plane import WorkersEngine, WorkersPlane
+from moatvpn.deadlines import earliest
+from moatvpn.drivers.loop import HasFileno
 from moatvpn.drivers.memory import MemoryNetwork, MemoryTun, WildPacket
 from moatvpn.esp.processor import EspProcessor
 from moatvpn.ike.endpoint import IkeEndpoint
-from moatvpn.wire.endpoint import Endpoint
+from moatvpn.wire.endpoint import NAT_PORT, Endpoint
 
 MOAT_WILD, PORTAL_WILD = "192.0.2.10", "198.51.100.2"
 
@@ -40,7 +47,7 @@ BACK = ipv4("10.50.0.7", "10.201.1.5", b"from corp to pc")
 
 
 class Box:
-    """One daemon's engine at in-memory devices."""
+    """One daemon's engine at in-memory devices; with workers, these are in the same process."""
 
     def __init__(
         self,
@@ -50,7 +57,9 @@ class Box:
         seed: int,
         log: Any,
         own_hosts: tuple[str, ...] = (),
+        workers: bool = False,
     ) -> None:
+        self.clock: Callable[[], float] = lambda: lab.now
         self.counters = Counters()
         self.signer = load_private_key(generate_private_key())
         self.host = lab.network.attach(address, self.counters)
@@ -67,26 +76,101 @@ class Box:
         )
         for host in own_hosts[1:]:
             lab.network.also(self.host, host)
-        esp = EspProcessor(self.counters, several_addresses=len(own_hosts) > 1)
-        self.engine = PacketEngine(ike, esp, self.counters, log)
+        self.halves: tuple[SealingHalf, OpeningHalf] | None = None
+        self.engine: PacketEngine | WorkersEngine
+        self.forwarder: PacketForwarder | NewsForwarder
+        several = len(own_hosts) > 1
+        if workers:
+            self._start_workers(ike, log, several)
+            return
+        esp = EspProcessor(self.counters, several_addresses=several)
+        engine = self.engine = PacketEngine(ike, esp, self.counters, log)
         self.forwarder = PacketForwarder(
-            self.engine, self.tun, self.host.raw, self.host.ports, lambda: lab.now, self.soon.append
+            engine, self.tun, self.host.raw, self.host.ports, self._clock, self.soon.append
         )
 
-    def turn(self) -> None:
-        self.forwarder.from_tun()
-        self.forwarder.from_raw()
-        for port in self.host.ports:
-            self.forwarder.from_strangers(port)
-            self.forwarder.from_established(port)
+    def _clock(self) -> float:
+        return self.clock()
+
+    def _start_workers(self, ike: IkeEndpoint, log: Any, several: bool) -> None:
+        counters, clock, soon, host = self.counters, self._clock, self.soon.append, self.host
+        (sealing, seals), (opening, opens) = new_pair("sealing"), new_pair("opening")
+        self.links = sealing, seals, opening, opens
+        at = self.tun, host.raw, host.ports[NAT_PORT], soon
+        sealer = EspProcessor(counters, several_addresses=several)
+        opener = EspProcessor(counters, sender=Reports(opens))
+        self.halves = (
+            SealingHalf(sealer, seals, counters, clock, *at),
+            OpeningHalf(opener, opens, counters, clock, *at),
+        )
+        for link, half in zip((sealing, opening), self.halves, strict=True):
+            # Whoever waits for an answer has to let the other one work.
+            link.wait = partial(_let_work, half)  # type: ignore[method-assign]
+        plane = WorkersPlane(sealing, opening, counters, clock, soon)
+        engine = self.engine = WorkersEngine(ike, plane, counters, log)
+        self.forwarder = NewsForwarder(engine, host.ports, clock)
+        plane.call_later = self.forwarder.from_carrier
+
+    def from_tun(self) -> None:
+        if isinstance(self.forwarder, PacketForwarder):
+            self.forwarder.from_tun()
+        elif self.halves is not None:
+            self.halves[0].from_tun_device()
+
+    def from_raw(self) -> None:
+        if isinstance(self.forwarder, PacketForwarder):
+            self.forwarder.from_raw()
+        elif self.halves is not None:
+            self.halves[1].from_raw()
+
+    def from_udp(self, port: int) -> None:
+        if self.halves is not None and port == NAT_PORT:
+            self.halves[1].from_udp()
+        else:
             self.forwarder.from_udp(port)
+
+    def turn(self) -> None:
+        if isinstance(self.forwarder, PacketForwarder):
+            self.forwarder.from_tun()
+            self.forwarder.from_raw()
+            for port in self.host.ports:
+                self.forwarder.from_strangers(port)
+                self.forwarder.from_established(port)
+                self.forwarder.from_udp(port)
+        else:
+            self._turn_of_workers(self.forwarder)
         for _ in range(len(self.soon)):
             self.soon.popleft()()
+
+    def _turn_of_workers(self, forwarder: NewsForwarder) -> None:
+        assert self.halves is not None
+        sealing, opening = self.halves
+        for port in self.host.ports:
+            forwarder.from_strangers(port)
+            forwarder.from_established(port)
+            if port != NAT_PORT:
+                forwarder.from_udp(port)
+        opening.from_raw()
+        opening.from_udp()
+        sealing.from_tun_device()
+        forwarder.from_carrier()
+        sealing.from_link()
+        opening.from_link()
+
+    def get_timer(self) -> float | None:
+        halves = self.halves or ()
+        return earliest(self.engine.get_timer(), *(half.get_timer() for half in halves))
+
+    def handle_timer(self) -> None:
+        self.forwarder.handle_timer()
+        for half in self.halves or ():
+            half.handle_timer()
 
     def busy(self) -> bool:
         ports = self.host.ports.values()
         return bool(
             self.soon
+            or (self.halves is not None and any(_waits(link) for link in self.links))
             or self.tun.waiting
             or self.host.raw.waiting
             or any(port.established.messages or port.strangers.messages for port in ports)
@@ -94,14 +178,31 @@ class Box:
         )
 
 
+def _let_work(half: Half, seconds: float) -> bool:
+    del seconds
+    half.take_orders()
+    return True
+
+
+def _waits(link: HasFileno) -> bool:
+    return bool(select.select([link], [], [], 0)[0])
+
+
 class Lab:
     """A moat and a portal, and time that goes where the test wants it."""
 
-    def __init__(self, encapsulation: str, log: Any, own_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        encapsulation: str,
+        log: Any,
+        own_hosts: tuple[str, ...] = (),
+        *,
+        workers: bool = False,
+    ) -> None:
         self.now = 1000.0
         self.network = MemoryNetwork()
-        self.moat = Box(self, "m1.moats.example.net", MOAT_WILD, 1, log)
-        self.portal = Box(self, "portal.example.net", PORTAL_WILD, 2, log, own_hosts)
+        self.moat = Box(self, "m1.moats.example.net", MOAT_WILD, 1, log, workers=workers)
+        self.portal = Box(self, "portal.example.net", PORTAL_WILD, 2, log, own_hosts, workers)
         private, corporate = ["10.201.1.0/24"], ["10.50.0.0/24"]
         self.portal.engine.add(
             connection_from_dict(
@@ -144,14 +245,14 @@ class Lab:
         end = self.now + seconds
         while True:
             self.settle()
-            timers = [box.engine.get_timer() for box in (self.moat, self.portal)]
+            timers = [box.get_timer() for box in (self.moat, self.portal)]
             due = min((timer for timer in timers if timer is not None), default=end)
             if due > end:
                 self.now = end
                 return
             self.now = max(self.now, due)
             for box in (self.moat, self.portal):
-                box.forwarder.handle_timer()
+                box.handle_timer()
 
     def carries(self) -> bool:
         """Whether a packet goes each way."""

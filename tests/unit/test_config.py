@@ -449,6 +449,15 @@ def test_data_planes(plane: str) -> None:
     assert daemon_from_dict(record).data_plane == plane
 
 
+@pytest.mark.parametrize("workers", ["auto", "on", "off"])
+def test_workers(workers: str) -> None:
+    least = {"identity": "m1.example.net", "private_key": "/key"}
+    assert daemon_from_dict({**least, "workers": workers}).workers == workers
+    assert daemon_from_dict(least).workers == "auto"
+    with pytest.raises(ConfigError, match=r"workers: is 'many'\. Give one of auto, on, off"):
+        daemon_from_dict({**least, "workers": "many"})
+
+
 def test_ports_of_a_further_daemon() -> None:
     least = {"identity": "m1.example.net", "private_key": "/k"}
     assert daemon_from_dict(least).ports == (500, 4500)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, Unpack
 
-from moatvpn.counters import Counters
+from moatvpn.counters import Counters, DropReason
 from moatvpn.daemon.engine import Beside, Engine
 from moatvpn.daemon.log import LogCall
 from moatvpn.drivers.kernel_plane import KernelPlane
+from moatvpn.esp.burst import Arrival
 from moatvpn.ike.endpoint import IkeEndpoint
 
 
@@ -42,6 +44,11 @@ class KernelEngine(Engine):
                 self.peer_seen_at(name, moved, now)
             self.carried(name, inbound, now)
         self.rekey_worn(now)
+
+    def misplaced(self, arrivals: Sequence[Arrival]) -> None:
+        """Take in what could be envelopes and is not: the kernel takes all that can."""
+        for _ in arrivals:
+            self._counters.drop(DropReason.ESP_TOO_SHORT)
 
     def _speaks_from(self, name: str, host: str) -> None:
         self._plane.set_local(name, host)

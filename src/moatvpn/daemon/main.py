@@ -82,11 +82,12 @@ class Daemon:
         self._clock = monotonic
         self._debounce = Debounce()
         self._watchdog: float | None = None
-        signer = read_signer(config.private_key)
-        credentials = Credentials(config, signer, wall_clock, log)
         with ExitStack() as stack:
             self._loop = stack.enter_context(closing(Loop(self._clock)))
             planes = Planes(config, log, counters, self._clock, self._loop, stack)
+            planes.open_devices()  # before the private key is here: no worker is to have it
+            signer = read_signer(config.private_key)
+            credentials = Credentials(config, signer, wall_clock, log)
             self._monitor = stack.enter_context(closing(AddressMonitor()))
             ike = IkeEndpoint(
                 config.identity,

@@ -9,10 +9,12 @@ from typing import Unpack
 from moatvpn.config import DaemonConfig
 from moatvpn.counters import Counters
 from moatvpn.daemon.engine import Beside, Engine
-from moatvpn.daemon.forwarder import Forwarder, KernelForwarder, PacketForwarder
+from moatvpn.daemon.forwarder import Forwarder, NewsForwarder, PacketForwarder
 from moatvpn.daemon.kernel import KernelEngine
 from moatvpn.daemon.log import LogCall
 from moatvpn.daemon.packets import PacketEngine
+from moatvpn.daemon.workers import Devices, Worker, start, workers_are_chosen
+from moatvpn.daemon.workers_plane import WorkersEngine, WorkersPlane
 from moatvpn.drivers.addresses import InterfaceAddresses
 from moatvpn.drivers.interfaces import Clock
 from moatvpn.drivers.kernel_plane import KernelPlane
@@ -60,7 +62,10 @@ def kernel_is_chosen(config: DaemonConfig, log: LogCall) -> bool:
 
 
 class Planes:
-    """Opens one daemon's data plane, and has the loop watch it. What it opens goes on stack."""
+    """Opens one daemon's data plane, and has the loop watch it. What it opens goes on stack.
+
+    First open_devices, which starts the workers, too, if there are to be any; then open.
+    """
 
     def __init__(
         self,
@@ -78,21 +83,50 @@ class Planes:
         self._loop = loop
         self._stack = stack
         self._kernel = kernel_is_chosen(config, log)
+        self._ports: dict[int, UdpPort] = {}
+        self._devices: Devices | None = None
+        self._workers: tuple[Worker, Worker] | None = None
 
     @property
     def abilities(self) -> Abilities:
         """Return what the data plane can do."""
         return _KERNEL_ABILITIES if self._kernel else _PYTHON_ABILITIES
 
+    def open_devices(self) -> None:
+        """Open the ports and, where packets are carried here, the devices, and start the workers.
+
+        Call it before anything secret is read. Raises OperatorError.
+        """
+        own = dict(zip((IKE_PORT, NAT_PORT), self._config.ports, strict=True))
+        self._ports = {number: self._port(number, own[number]) for number in own}
+        if self._kernel:
+            return
+        tun = TunDevice(self._config.tunnel_interface, self._counters)
+        self._stack.enter_context(closing(tun))
+        self._devices = devices = Devices(tun, self._raw(), self._ports)
+        if workers_are_chosen(self._config):
+            self._log("info", "packets: a process for each way")
+            self._workers = start(
+                devices, self._counters, self._log, self._loop, self._stack,
+                several_addresses=self._several_addresses,
+            )  # fmt: skip
+
+    @property
+    def _several_addresses(self) -> bool:
+        return len(self._config.wild_addresses) > 1
+
     def open(self, ike: IkeEndpoint, **beside: Unpack[Beside]) -> tuple[Engine, Forwarder]:
         """Return the engine and the forwarder, with everything open; or raise OperatorError."""
         beside["addresses"] = InterfaceAddresses(self._config.tunnel_interface)
-        own = dict(zip((IKE_PORT, NAT_PORT), self._config.ports, strict=True))
-        ports = {number: self._port(number, own[number]) for number in own}
-        open_plane = self._open_kernel if self._kernel else self._open_packets
-        engine, forwarder = open_plane(ike, ports, beside)
-        for number, port in ports.items():
-            self._loop.watch(port.envelopes, partial(forwarder.from_udp, number))
+        if self._devices is None:
+            engine, forwarder = self._open_kernel(ike, beside)
+        elif self._workers is not None:
+            engine, forwarder = self._open_workers(ike, self._workers, beside)
+        else:
+            engine, forwarder = self._open_packets(ike, self._devices, beside)
+        for number, port in self._ports.items():
+            if self._workers is None:
+                self._loop.watch(port.envelopes, partial(forwarder.from_udp, number))
             self._loop.watch(port.established, partial(forwarder.from_established, number))
             self._loop.watch(port.strangers, partial(forwarder.from_strangers, number))
         return engine, forwarder
@@ -109,13 +143,10 @@ class Planes:
         return self._stack.enter_context(closing(port))
 
     def _open_packets(
-        self, ike: IkeEndpoint, ports: dict[int, UdpPort], beside: Beside
+        self, ike: IkeEndpoint, devices: Devices, beside: Beside
     ) -> tuple[Engine, Forwarder]:
-        tun = TunDevice(self._config.tunnel_interface, self._counters)
-        self._stack.enter_context(closing(tun))
-        raw = self._raw()
-        several = len(self._config.wild_addresses) > 1
-        esp = EspProcessor(self._counters, several_addresses=several)
+        tun, raw, ports = devices
+        esp = EspProcessor(self._counters, several_addresses=self._several_addresses)
         engine = PacketEngine(ike, esp, self._counters, self._log, **beside)
         forwarder = PacketForwarder(engine, tun, raw, ports, self._clock, self._loop.soon)
         self._loop.watch(tun, forwarder.from_tun)
@@ -129,9 +160,19 @@ class Planes:
             return NoRawSocket(self._counters)
         return self._stack.enter_context(closing(RawEspSocket(self._counters)))
 
-    def _open_kernel(
-        self, ike: IkeEndpoint, ports: dict[int, UdpPort], beside: Beside
+    def _open_workers(
+        self, ike: IkeEndpoint, workers: tuple[Worker, Worker], beside: Beside
     ) -> tuple[Engine, Forwarder]:
+        sealing, opening = (worker.link for worker in workers)
+        plane = WorkersPlane(sealing, opening, self._counters, self._clock, self._loop.soon)
+        engine = WorkersEngine(ike, plane, self._counters, self._log, **beside)
+        forwarder = NewsForwarder(engine, self._ports, self._clock)
+        plane.call_later = forwarder.from_carrier
+        for link in (sealing, opening):
+            self._loop.watch(link, forwarder.from_carrier)
+        return engine, forwarder
+
+    def _open_kernel(self, ike: IkeEndpoint, beside: Beside) -> tuple[Engine, Forwarder]:
         interface = self._config.tunnel_interface
         xfrm = XfrmSocket(open_interface(interface))
         self._stack.enter_context(closing(xfrm))
@@ -140,6 +181,6 @@ class Planes:
         plane = KernelPlane(xfrm, self._log)
         drops = KernelDrops(interface)
         engine = KernelEngine(ike, plane, drops, self._counters, self._log, **beside)
-        forwarder = KernelForwarder(engine, ports, self._counters, self._clock)
-        self._loop.watch(xfrm, forwarder.from_kernel)
+        forwarder = NewsForwarder(engine, self._ports, self._clock)
+        self._loop.watch(xfrm, forwarder.from_carrier)
         return engine, forwarder

@@ -19,6 +19,7 @@ from moatvpn.drivers.sockets import (
     STRANGERS_BUFFER,
     UDP_SEGMENT,
     Ancillary,
+    Fragmentation,
     Overflow,
     cannot_open,
     endpoint,
@@ -187,6 +188,7 @@ class UdpPort:
         self.strangers, self.established, self.envelopes = (*self._queues, self._queues[-1])[:3]
         self._socket = self.envelopes.socket
         self._sender = ManySender(self._socket, counters)
+        Fragmentation(self.strangers.socket)  # IKE messages may be fragmented
         self._cuts = offloads and _kernel_cuts(self._socket)
         try:
             self.port = bind_all([queue.socket for queue in self._queues], port, framed)
@@ -195,6 +197,11 @@ class UdpPort:
             raise cannot_open(f"UDP port {port}", error) from error
         for queue in self._queues:
             queue.port = known_as or self.port
+
+    @property
+    def queues_of_messages(self) -> list[UdpQueue]:
+        """Return the queues of IKE's messages."""
+        return self._queues[:2]
 
     @property
     def more(self) -> bool:
@@ -207,10 +214,10 @@ class UdpPort:
 
     def send_ike(self, datagram: Datagram) -> bool:
         """Send one IKE message from datagram.local, with the marker where this port has one."""
-        self._sender.allow_fragmentation(True)
         try:
             marked = self._framed and datagram.data != KEEPALIVE
-            self._socket.sendmsg(
+            # Not through the socket of bursts: another process may have that one set as it needs.
+            self.strangers.socket.sendmsg(
                 (NON_ESP_MARKER if marked else b"", datagram.data),
                 sent_with(0, datagram.local.host),
                 0,

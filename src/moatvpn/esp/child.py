@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from moatvpn.esp.tfc import NO_TFC, Tfc
@@ -38,6 +38,9 @@ class ChildSa:
     the peer takes no raw packet that spans envelopes; private_blocks: it takes our private blocks.
     tfc is what is to be hidden of the traffic that we send; tfc_padding: the peer takes padding
     behind raw packets for it (RFC 4303, 2.7).
+
+    Where one process seals and another one opens, each has a half, in which the other's key is
+    empty. So no two processes can ever spend the same nonce.
     """
 
     connection: str
@@ -56,3 +59,11 @@ class ChildSa:
     private_blocks: bool = False
     tfc: Tfc = NO_TFC
     tfc_padding: bool = True
+
+    def sealing_half(self) -> ChildSa:
+        """Return what whoever sends on this CHILD_SA, and opens nothing, is to know of it."""
+        return replace(self, key_in=b"")
+
+    def opening_half(self) -> ChildSa:
+        """Return what whoever receives on this CHILD_SA, and sends nothing, is to know of it."""
+        return replace(self, key_out=b"", tfc=NO_TFC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from moatvpn.counters import Counters, DropReason
 from moatvpn.deadlines import earliest
@@ -11,7 +11,6 @@ from moatvpn.errors import PeerError
 from moatvpn.esp.burst import Arrival
 from moatvpn.esp.ecn import decapsulate_ecn
 from moatvpn.esp.flows import Flows
-from moatvpn.esp.paths import Paths
 from moatvpn.esp.reassembly import Block
 from moatvpn.esp.sa import Opened, Opening
 from moatvpn.esp.sad import NOTE_EVERY, Pair
@@ -32,7 +31,6 @@ Delivery = tuple[list[bytes], bytes]
 
 _VERSION_OF = {NEXT_HEADER_IPV4: 4, NEXT_HEADER_IPV6: 6}
 _LONGEST_HEADERS = 128  # octets that hold all headers which are looked at
-_MOST_ANSWERS = 64  # to one peer's probes at a time
 
 
 class Arrived(NamedTuple):
@@ -50,6 +48,18 @@ class Arrived(NamedTuple):
     told: bool
 
 
+class Probes(Protocol):
+    """Who is told of path probes (esp.paths, or another process that sends in our place)."""
+
+    def asked(self, pair: Pair, identifier: int) -> None:
+        """Answer a probe of a pair's peer."""
+        ...
+
+    def answered(self, pair: Pair, identifier: int, now: float) -> None:
+        """Take in the answer to a probe of ours."""
+        ...
+
+
 class Inbound:
     """Opens envelopes. pairs is shared with esp.processor, by inbound SPI.
 
@@ -61,12 +71,12 @@ class Inbound:
         pairs: dict[int, Pair],
         counters: Counters,
         activate: Callable[[Pair], None],
-        paths: Paths,
+        probes: Probes,
     ) -> None:
         self._pairs = pairs
         self._counters = counters
         self._activate = activate
-        self._paths = paths
+        self._probes = probes
         self._flows = Flows()
         self._holding: dict[int, Pair] = {}  # where envelopes wait for those before them, by SPI
 
@@ -256,10 +266,9 @@ class Inbound:
         if not pair.child.private_blocks:
             self._counters.drop(DropReason.ESP_AGGFRAG_MALFORMED)
         elif block[0] >> 4 == aggfrag.PROBE_ANSWER:
-            self._paths.answered(pair, aggfrag.identifier_of(block), now)
-        elif len(pair.connection.answers) < _MOST_ANSWERS:
-            pair.connection.answers.append(aggfrag.identifier_of(block))
-            self._paths.asked(pair)
+            self._probes.answered(pair, aggfrag.identifier_of(block), now)
+        else:
+            self._probes.asked(pair, aggfrag.identifier_of(block))
 
 
 def _inner_length(payload: bytes, next_header: int) -> int:

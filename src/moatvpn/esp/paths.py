@@ -10,6 +10,7 @@ from moatvpn.esp.outbound import Outbound
 from moatvpn.esp.path_mtu import BASE, PathMtu
 from moatvpn.esp.sad import Connection, Pair
 
+_MOST_ANSWERS = 64  # to one peer's probes at a time
 LARGEST = 1500  # octets that are asked for, where settings do not say how long envelopes are to be
 
 
@@ -30,9 +31,12 @@ class Paths:
         """Measure a connection's path anew: it is new, or leads elsewhere."""
         self._changed[connection.name] = connection
 
-    def asked(self, pair: Pair) -> None:
-        """Answer the probes of a pair's peer, which are noted at its connection."""
-        self._to_answer.append(pair.connection)
+    def asked(self, pair: Pair, identifier: int) -> None:
+        """Answer a probe of a pair's peer, unless too many wait for that."""
+        connection = pair.connection
+        if len(connection.answers) < _MOST_ANSWERS:
+            connection.answers.append(identifier)
+            self._to_answer.append(connection)
 
     def answered(self, pair: Pair, identifier: int, now: float) -> None:
         """Take in the answer to a probe of ours."""
@@ -80,7 +84,8 @@ class Paths:
     def _start(self, connection: Connection, now: float) -> Iterator[Burst]:
         leader = connection.leader()
         largest = LARGEST if leader is None else leader.child.tfc.octets or LARGEST
-        if leader is None or not leader.child.private_blocks or largest <= BASE:
+        able = leader is not None and leader.child.private_blocks and leader.child.key_out
+        if not able or largest <= BASE:
             connection.path = None
             return
         if connection.path is None:

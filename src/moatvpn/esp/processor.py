@@ -7,6 +7,7 @@ counted its hops already. Nothing here costs more where there are more tunnels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from moatvpn.counters import Counters
 from moatvpn.deadlines import earliest
@@ -14,7 +15,7 @@ from moatvpn.errors import MoatError
 from moatvpn.esp.burst import Arrival, Burst
 from moatvpn.esp.child import ChildSa
 from moatvpn.esp.constant import ConstantRates
-from moatvpn.esp.inbound import Arrived, Inbound
+from moatvpn.esp.inbound import Arrived, Inbound, Probes
 from moatvpn.esp.outbound import Outbound, Raw
 from moatvpn.esp.paths import Paths
 from moatvpn.esp.sad import Connection, Pair
@@ -24,15 +25,30 @@ from moatvpn.esp.statistics import EspStatistics, statistics_of
 from moatvpn.wire.endpoint import Endpoint
 
 
+class Sender(Probes, Protocol):
+    """Another process, which sends in our place, and what it is to learn from what comes in."""
+
+    def activated(self, pair: Pair) -> None:
+        """Send on a pair that waits for it: its peer has been seen to send on it."""
+        ...
+
+
 class EspProcessor:
     """All SAs of a box: the SAD by inbound SPI, the SPD by destination.
 
     several_addresses: peers reach us at several, and a NAT before one of them lets in only what
     comes from where it has sent to: so envelopes leave from there, whatever the kernel's routing.
-    shares are the queues of what cannot be worked on at once.
+    shares are the queues of what cannot be worked on at once. sender is who sends in our place,
+    where only opening halves of CHILD_SAs are installed here.
     """
 
-    def __init__(self, counters: Counters, *, several_addresses: bool = False) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        *,
+        several_addresses: bool = False,
+        sender: Sender | None = None,
+    ) -> None:
         self._counters = counters
         self._several_addresses = several_addresses
         self._sources: dict[str, str] = {}  # by connection, where there are several
@@ -43,7 +59,8 @@ class EspProcessor:
         self._outbound = Outbound(self._connections, self._spd, counters)
         self._paths = Paths(self._connections, self._outbound)
         self._rates = ConstantRates(self._outbound, counters)
-        self._inbound = Inbound(self._pairs, counters, self._activate, self._paths)
+        self._sender = sender
+        self._inbound = Inbound(self._pairs, counters, self._seen, sender or self._paths)
         self._told: list[str] = []
         # Both for one packet that has come alone: see there.
         self.seal_alone = self._outbound.alone
@@ -86,6 +103,12 @@ class EspProcessor:
         pair = self._pairs.get(spi_in)
         if pair is not None and pair.waiting:
             self._activate(pair)
+
+    def _seen(self, pair: Pair) -> None:
+        """Take in that the peer sends on a pair that waits."""
+        self._activate(pair)
+        if self._sender is not None:
+            self._sender.activated(pair)
 
     def _activate(self, pair: Pair) -> None:
         connection = pair.connection
@@ -198,6 +221,18 @@ class EspProcessor:
         yield from self._rates.due(now)
         if self._outbound.noted:
             self._take_note(now)
+
+    def asked(self, spi_in: int, identifier: int) -> None:
+        """Answer a path probe of the peer's, which came in on this CHILD_SA elsewhere."""
+        pair = self._pairs.get(spi_in)
+        if pair is not None:
+            self._paths.asked(pair, identifier)
+
+    def answered(self, spi_in: int, identifier: int, now: float) -> None:
+        """Take in the answer to a path probe of ours, which came in on this CHILD_SA elsewhere."""
+        pair = self._pairs.get(spi_in)
+        if pair is not None:
+            self._paths.answered(pair, identifier, now)
 
     def late(self, now: float) -> Iterator[Arrived]:
         """Yield the raw packets in envelopes that have waited long enough for those before them."""

@@ -168,6 +168,18 @@ class CbcOutboundSa(_Sending):
         return memoryview(b"".join(sealed))
 
 
+class NoOutboundSa(_Sending):
+    """Stands for a direction that another process sends on: without a key it seals nothing."""
+
+    __slots__ = ()
+
+    overhead = CIPHERTEXT_AT + ICV_LENGTH
+
+    def seal(self, plaintexts: Sequence[bytes], ring: Ring) -> None:
+        """Return None, as where numbers are used up."""
+        del plaintexts, ring
+
+
 # One envelope that was new and authentic: its number, plaintext, where in that the payload ends,
 # and the next header. A bare tuple, since one is made for every envelope.
 Opened = tuple[int, bytes, int, int]
@@ -316,17 +328,31 @@ class CbcInboundSa(_Receiving):
         return self._cipher.decrypt(body[HEADER_LENGTH:])
 
 
-OutboundSa = AeadOutboundSa | CbcOutboundSa
-InboundSa = AeadInboundSa | CbcInboundSa
+class NoInboundSa(_Receiving):
+    """Stands for a direction that another process receives on: without a key it opens nothing."""
+
+    __slots__ = ()
+
+    def _decrypt(self, sequence: int, part: Part) -> NoReturn:
+        del sequence, part
+        raise NotAuthentic
+
+
+OutboundSa = AeadOutboundSa | CbcOutboundSa | NoOutboundSa
+InboundSa = AeadInboundSa | CbcInboundSa | NoInboundSa
 
 
 def outbound_sa(child: ChildSa) -> OutboundSa:
-    """Return the direction of a CHILD_SA that we send on."""
+    """Return the direction of a CHILD_SA that we send on; without its key it sends nothing."""
+    if not child.key_out:
+        return NoOutboundSa(child)
     return AeadOutboundSa(child) if child.suite.combined else CbcOutboundSa(child)
 
 
 def inbound_sa(child: ChildSa) -> InboundSa:
-    """Return the direction of a CHILD_SA that we receive on."""
+    """Return the direction of a CHILD_SA that we receive on; without its key it opens nothing."""
+    if not child.key_in:
+        return NoInboundSa(child)
     return AeadInboundSa(child) if child.suite.combined else CbcInboundSa(child)
 
 

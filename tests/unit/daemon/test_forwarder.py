@@ -11,9 +11,10 @@ from moatvpn.drivers.memory import WildPacket
 from moatvpn.errors import OperatorError
 
 
-@pytest.fixture(params=["auto", "udp"])
+@pytest.fixture(params=["auto", "udp", "auto, workers", "udp, workers"])
 def lab(request: pytest.FixtureRequest, log: Any) -> Lab:
-    lab = Lab(request.param, log)
+    encapsulation, *workers = request.param.split(", ")
+    lab = Lab(encapsulation, log, workers=bool(workers))
     lab.run(3)
     return lab
 

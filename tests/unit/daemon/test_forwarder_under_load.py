@@ -14,9 +14,10 @@ from moatvpn.drivers.memory import WildPacket
 from moatvpn.wire.endpoint import Endpoint
 
 
-@pytest.fixture(params=["auto", "udp"])
+@pytest.fixture(params=["auto", "udp", "auto, workers", "udp, workers"])
 def lab(request: pytest.FixtureRequest, log: Any) -> Lab:
-    lab = Lab(request.param, log)
+    encapsulation, *workers = request.param.split(", ")
+    lab = Lab(encapsulation, log, workers=bool(workers))
     lab.run(3)
     return lab
 
@@ -86,7 +87,7 @@ def test_a_flood_beyond_a_share_costs_no_decryption_and_no_turn(lab: Lab) -> Non
             WildPacket(data, Endpoint("203.0.113.66", seen.source.port), seen.destination)
         )
     lab.moat.tun.waiting.append(ipv4("10.201.1.5", "10.50.0.7", b"modest"))
-    lab.moat.forwarder.from_tun()
+    lab.moat.from_tun()
     lab.portal.turn()
     drops = lab.portal.counters.snapshot()
     assert set(drops) <= {"esp-not-authentic", "esp-over-share"}
@@ -107,7 +108,7 @@ def test_envelopes_that_came_joined_to_a_message_get_in_line(lab: Lab) -> None:
     port = lab.portal.host.ports[4500]
     port.established.arrivals.append(port.arrivals.pop())
     for _ in range(2):  # after a pause, one envelope is worked on at once
-        lab.portal.forwarder.from_udp(4500)
+        lab.portal.from_udp(4500)
     lab.portal.forwarder.from_established(4500)
     assert lab.portal.tun.delivered == sent[:1]
     lab.settle()
@@ -116,19 +117,19 @@ def test_envelopes_that_came_joined_to_a_message_get_in_line(lab: Lab) -> None:
 
 def test_a_slow_machine_works_on_less_in_a_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = [ipv4("10.201.1.5", "10.50.0.7", bytes((n,)) + bytes(999)) for n in range(200)]
-    forwarder, delivered = lab.portal.forwarder, lab.portal.tun.delivered
+    portal, delivered = lab.portal, lab.portal.tun.delivered
     in_one_turn = []
     for step in (0.0, 1.0):  # seconds that pass from one look at the clock to the next
         before = len(delivered)
         lab.moat.tun.waiting.extend(sent)
         while lab.moat.busy():
             lab.moat.turn()
-        forwarder.from_udp(4500)  # after a pause, one alone
-        forwarder.from_raw()
-        forwarder.from_udp(4500)
+        portal.from_udp(4500)  # after a pause, one alone
+        portal.from_raw()
+        portal.from_udp(4500)
         with monkeypatch.context() as slow:
             times = itertools.count(lab.now, step)
-            slow.setattr(forwarder, "_clock", lambda times=times: next(times))
+            slow.setattr(portal, "clock", lambda times=times: next(times))
             lab.portal.soon.popleft()()
         in_one_turn.append(len(delivered) - before)
         lab.settle()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moatvpn.counters import Counters, DropReason
-from moatvpn.daemon.forwarder import KernelForwarder
+from moatvpn.daemon.forwarder import NewsForwarder
 from moatvpn.daemon.kernel import KernelEngine
 from moatvpn.drivers.kernel_plane import News
 from moatvpn.drivers.memory import MemoryNetwork
@@ -97,10 +97,10 @@ def test_status_has_what_the_kernel_dropped(made: Made) -> None:
 
 def test_what_the_kernel_leaves_at_the_udp_port_is_no_esp(made: Made) -> None:
     host = MemoryNetwork().attach("192.0.2.1", made.counters)
-    forwarder = KernelForwarder(made.engine, host.ports, made.counters, lambda: 7.0)
+    forwarder = NewsForwarder(made.engine, host.ports, lambda: 7.0)
     host.ports[NAT_PORT].arrivals.append((b"\1\2\3", PEER, 0))
     forwarder.from_udp(NAT_PORT)
     assert made.counters.value(DropReason.ESP_TOO_SHORT) == 1
     made.plane.told = [News("m1", True)]
-    forwarder.from_kernel()
+    forwarder.from_carrier()
     assert made.ike.calls == [("note_inbound", "m1", 7.0)]

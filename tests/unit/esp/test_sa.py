@@ -193,6 +193,20 @@ def test_wrong_length_of_keying_material_is_our_own_fault():
             outbound_sa(replace(Ends(suite=suite).moat, key_out=wrong))
 
 
+@pytest.mark.parametrize("suite", CipherSuite)
+def test_a_half_cannot_do_what_the_other_half_is_for(suite):
+    whole = child(suite, bytes(suite.material_length), 0x11, True)
+    sealing, opening = whole.sealing_half(), whole.opening_half()
+    assert seal(outbound_sa(opening), b"packet", 4) is None
+    envelope = seal(outbound_sa(sealing), b"packet", 4)
+    refused = Opening()
+    assert inbound_sa(sealing).open(parts_of(memoryview(envelope), len(envelope)), 0, refused) == 1
+    assert (refused.opened, refused.refused) == ([], [DropReason.ESP_NOT_AUTHENTIC])
+    taken = Opening()
+    inbound_sa(opening).open(parts_of(memoryview(envelope), len(envelope)), 0, taken)
+    assert [plaintext[:end] for _, plaintext, end, _ in taken.opened] == [b"packet"]
+
+
 def test_no_key_shows_in_what_may_be_logged():
     shown = repr(Ends().moat)
     assert Ends().moat.key_in.hex() not in shown
