@@ -13,7 +13,6 @@ from boxes import MOAT, PORTAL, Box, new_box, wait_for
 from pair import Pair
 from test_two_daemons import (  # noqa: F401  (they run here, too, with the tunnel below)
     INSIDE,
-    test_a_killed_daemon_is_back_soon,
     test_a_rekey_during_a_transfer_loses_nothing,
     test_a_transfer_arrives_whole,
     test_an_orderly_end_tells_the_peer,
