@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from moatvpn.drivers.conntrack import forget
+from moatvpn.drivers.nft import run_nft
 from moatvpn.errors import OperatorError
 from moatvpn.lockdown.reload import affected
 from moatvpn.lockdown.ruleset import TABLE
-
-_NFT = "/usr/sbin/nft"
-_SECONDS = 60
 
 
 def main(words: list[str] | None = None) -> int:
@@ -44,24 +41,15 @@ def _reload(file: Path) -> str:
 
 def _listing() -> Any:
     """Return the table as the kernel has it, None where there is none."""
-    done = _run("-j", "list", "table", "inet", TABLE)
+    done = run_nft("-j", "list", "table", "inet", TABLE)
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
 def _nft(*words: str) -> None:
-    done = _run(*words)
+    done = run_nft(*words)
     if done.returncode != 0:
         why = f"is not loaded ({done.stderr.strip() or 'nft failed'})"
         raise OperatorError(words[-1], why, "Mend it; the ruleset before it is in force")
-
-
-def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            [_NFT, *words], capture_output=True, text=True, timeout=_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise OperatorError(_NFT, f"does not run ({error})", "Install nftables") from error
 
 
 if __name__ == "__main__":

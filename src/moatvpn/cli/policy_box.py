@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from moatvpn.cli.policy_files import read_octets, read_public_keys, read_text, w
 from moatvpn.config import daemon_from_dict, load_json
 from moatvpn.config_fields import Record, object_from_json
 from moatvpn.drivers.conntrack import forget
+from moatvpn.drivers.nft import NFT, run_nft
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.policy.readback import is_loaded
 from moatvpn.policy.render import CHAIN, TABLE, render
@@ -39,7 +39,7 @@ class Box:
 
     settings: Path = Path("/etc/moatvpn")
     state: Path = Path("/var/lib/moat-policy")
-    nft: str = "/usr/sbin/nft"
+    nft: str = NFT
 
     @property
     def public_keys(self) -> Path:
@@ -247,22 +247,14 @@ def _content(path: Path) -> bytes | None:
 
 def _loaded_rules(box: Box) -> list[dict[str, Any]]:
     """Return the rules that the kernel has in the policy's chain; none where it has no chain."""
-    done = subprocess.run(
-        [box.nft, "-j", "list", "chain", "inet", TABLE, CHAIN],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_nft("-j", "list", "chain", "inet", TABLE, CHAIN, program=box.nft)
     if done.returncode != 0:
         return []
     return [each["rule"] for each in json.loads(done.stdout)["nftables"] if "rule" in each]
 
 
 def _nft(box: Box, *words: str, given: str = "") -> None:
-    try:
-        done = subprocess.run(
-            [box.nft, *words], input=given, capture_output=True, text=True, check=False
-        )
-    except OSError as error:
-        raise OperatorError(box.nft, f"cannot be run ({error.strerror})", "Run as root") from error
+    done = run_nft(*words, program=box.nft, given=given)
     if done.returncode != 0:
         why = f"was refused by nft ({' '.join(done.stderr.split())[:400]})"
         remedy = (

@@ -23,7 +23,7 @@ _AT_ONCE = 256  # messages that one call takes in
 # What may wait when the other end is slow: beyond, what may be lost is, and then nothing works.
 _MOST_LOSSY, _MOST = 1 << 10, 1 << 16
 _LOSSY = (IkeMessage, ProbeAnswered, ProbeAsked)
-_REMEDY = "See moatd's log; its unit starts it anew"
+REMEDY = "See moatd's log; its unit starts it anew"
 PATIENCE = 5.0  # seconds that moatd waits for a worker to take something in, or to answer
 
 
@@ -88,7 +88,7 @@ class Link:
         except BlockingIOError:
             return False
         except OSError as error:
-            raise GoneError(self._name, f"has ended ({error.strerror})", _REMEDY) from error
+            raise GoneError(self._name, f"has ended ({error.strerror})", REMEDY) from error
         return True
 
     def receive(self) -> list[Message]:
@@ -102,12 +102,12 @@ class Link:
             while len(messages) < _AT_ONCE:
                 size = receive_into(view)
                 if not size:
-                    raise GoneError(self._name, "has ended", _REMEDY)
+                    raise GoneError(self._name, "has ended", REMEDY)
                 messages.append(decode(view[:size]))
         except BlockingIOError:
             pass
         except OSError as error:
-            raise GoneError(self._name, f"has ended ({error.strerror})", _REMEDY) from error
+            raise GoneError(self._name, f"has ended ({error.strerror})", REMEDY) from error
         except ValueError as error:
             self._fail(f"says what has no meaning ({error})")
         return messages
@@ -122,7 +122,7 @@ class Link:
         return bool(poll.poll(max(0.0, seconds) * 1000))
 
     def _fail(self, why: str) -> NoReturn:
-        raise OperatorError(self._name, why, _REMEDY)
+        raise OperatorError(self._name, why, REMEDY)
 
     def close(self) -> None:
         """Close this end."""

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from moatvpn.counters import Counters
 from moatvpn.daemon.engine import Beside, Engine
 from moatvpn.daemon.log import LogCall
-from moatvpn.daemon.workers_link import PATIENCE, Link
+from moatvpn.daemon.workers_link import PATIENCE, REMEDY, Link
 from moatvpn.daemon.workers_messages import (
     Activate,
     AskDrops,
@@ -41,8 +41,7 @@ from moatvpn.wire.endpoint import Endpoint
 
 News = Carried | Moved | IkeMessage
 Answer = Statistics | Drops
-_REMEDY = "See moatd's log; its unit starts it anew"
-_UNFIT = OperatorError("a worker of moatd", "answers something else", _REMEDY)
+_UNFIT = OperatorError("a worker of moatd", "answers something else", REMEDY)
 
 
 class WorkersPlane:
@@ -192,7 +191,7 @@ class WorkersPlane:
             if found is not None:
                 return found
             if not link.wait(deadline - self._clock()):
-                raise OperatorError("a worker of moatd", "does not answer", _REMEDY)
+                raise OperatorError("a worker of moatd", "does not answer", REMEDY)
 
     def _count(self, message: Drops) -> None:
         for reason, number in message.drops.items():
