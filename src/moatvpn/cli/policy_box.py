@@ -22,8 +22,9 @@ from moatvpn.config_fields import Record, object_from_json
 from moatvpn.drivers.conntrack import forget
 from moatvpn.drivers.nft import NFT, run_nft
 from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.lockdown.ruleset import POLICY_CHAIN, TABLE
 from moatvpn.policy.readback import is_loaded
-from moatvpn.policy.render import CHAIN, TABLE, render
+from moatvpn.policy.render import render
 from moatvpn.policy.rules import MOST_VERSION
 from moatvpn.policy.signed import Signed, open_policy
 from moatvpn.subnets import Network
@@ -247,7 +248,7 @@ def _content(path: Path) -> bytes | None:
 
 def _loaded_rules(box: Box) -> list[dict[str, Any]]:
     """Return the rules that the kernel has in the policy's chain; none where it has no chain."""
-    done = run_nft("-j", "list", "chain", "inet", TABLE, CHAIN, program=box.nft)
+    done = run_nft("-j", "list", "chain", "inet", TABLE, POLICY_CHAIN, program=box.nft)
     if done.returncode != 0:
         return []
     return [each["rule"] for each in json.loads(done.stdout)["nftables"] if "rule" in each]

@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from moatvpn.policy.render import DENY_COUNTER, DIRECT_COUNTER, MARK, signature_comment
+from moatvpn.lockdown.matrix import DIRECT_MARK
+from moatvpn.policy.render import DENY_COUNTER, DIRECT_COUNTER, signature_comment
 from moatvpn.policy.rules import (
     MOST_PORT,
     Compiled,
@@ -26,7 +27,7 @@ from moatvpn.subnets import Network
 _EVERYTHING = {4: ipaddress.ip_network("0.0.0.0/0"), 6: ipaddress.ip_network("::/0")}
 _ICMP = {"icmp": 4, "icmpv6": 6, "ipv6-icmp": 6}
 _NOT_FORWARDED = {"local", "broadcast", "multicast", "anycast"}
-_MARKED = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": MARK}}
+_MARKED = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": DIRECT_MARK}}
 _AS_BEGUN = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": {"ct": {"key": "mark"}}}}
 _KNOWN = "known"  # a direct rule's other half, for connections that are known
 _VERDICTS: tuple[tuple[list[Any], str], ...] = (

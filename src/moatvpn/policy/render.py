@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from moatvpn.lockdown.matrix import DIRECT_MARK
+from moatvpn.lockdown.ruleset import POLICY_CHAIN, TABLE
 from moatvpn.policy.rules import Compiled, Ports, Protocol, Rule, Verdict
 from moatvpn.subnets import Network
 
-TABLE = "moat"
-CHAIN = "policy_mark"
-MARK = 0x4D
 DIRECT_COUNTER = "policy_direct"
 DENY_COUNTER = "dropped_policy"
 _VERDICTS = {
     Verdict.DIRECT: (
         # What began as something else has no translation of its address, and goes on as it began.
         "ct status confirmed meta mark set ct mark return",
-        f"counter name {DIRECT_COUNTER} meta mark set {MARK:#x} return",
+        f"counter name {DIRECT_COUNTER} meta mark set {DIRECT_MARK:#x} return",
     ),
     Verdict.TUNNEL: ("return",),
     Verdict.DENY: (f"counter name {DENY_COUNTER} drop",),
@@ -61,7 +60,7 @@ def _fragment(compiled: Compiled, digest: str) -> Iterator[str]:
     yield f"table inet {TABLE} {{"
     yield f"    counter {DIRECT_COUNTER} {{}}"
     yield f"    counter {DENY_COUNTER} {{}}"
-    yield f"    chain {CHAIN} {{"
+    yield f"    chain {POLICY_CHAIN} {{"
     for line in rule_lines(compiled, digest):
         yield f"        {line}"
     yield "    }"
