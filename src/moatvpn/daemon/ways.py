@@ -24,7 +24,7 @@ _PAUSE = 0.0005  # seconds without packets: what comes then is mostly alone, and
 # What is worked on, each way, of what waits, before the devices are read again: so many octets, in
 # parts that begin within so many seconds. Who has just come waits for that about twice, whatever
 # the machine's speed, and what is joined with its neighbours loses little by parts of this size.
-_AT_ONCE, _PART, _SECONDS = 1 << 18, 1 << 16, 0.0005
+_AT_ONCE, _PART, _SECONDS = 1 << 18, 1 << 17, 0.002
 
 
 class Seals(Protocol):

@@ -116,7 +116,7 @@ def test_envelopes_that_came_joined_to_a_message_get_in_line(lab: Lab) -> None:
 
 
 def test_a_slow_machine_works_on_less_in_a_turn(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent = [ipv4("10.201.1.5", "10.50.0.7", bytes((n,)) + bytes(999)) for n in range(200)]
+    sent = [ipv4("10.201.1.5", "10.50.0.7", bytes((n % 256,)) + bytes(999)) for n in range(250)]
     portal, delivered = lab.portal, lab.portal.tun.delivered
     in_one_turn = []
     for step in (0.0, 1.0):  # seconds that pass from one look at the clock to the next
@@ -135,7 +135,7 @@ def test_a_slow_machine_works_on_less_in_a_turn(lab: Lab, monkeypatch: pytest.Mo
         lab.settle()
         assert delivered[before:] == sent
     fast, slow_one = in_one_turn
-    assert 0 < slow_one < fast / 2
+    assert 0 < slow_one < fast * 2 / 3  # one part of the two
 
 
 def test_ike_is_served_while_envelopes_pile_up(lab: Lab) -> None:
