@@ -1,0 +1,164 @@
+"""A kid-net and two VPNs in one home: what each reaches, and that it reaches nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import lab
+import pytest
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[3]
+PC2, PC26 = "10.202.1.10", "fd00:202:1::10"
+CORP2, CORP26 = "10.60.0.10", "fd00:60::10"
+KID, KID_MOAT = "192.168.77.10", "192.168.77.1"
+# Every address of the home and beyond its tunnels that is none of the kid's business.
+NOT_THE_KIDS = {
+    "pc": (lab.PC, lab.PC6),
+    "pc2": (PC2, PC26),
+    "corp": (lab.CORP, lab.CORP6),
+    "corp2": (CORP2, CORP26),
+    "moat": (lab.MOAT, lab.MOAT6, "10.202.1.1", "fd00:202:1::1"),
+    "portal": ("10.201.0.1", "10.50.0.1"),
+}
+# Says for each "HOST PORT" of the arguments whether TCP gets through, an echo is answered, or
+# anything comes back to a datagram; all at once, within a second and a half.
+_TRY = """
+import asyncio, json, subprocess, sys
+
+async def tcp(host, port):
+    try:
+        await asyncio.wait_for(asyncio.open_connection(host, port), 1.2)
+    except OSError:
+        return False
+    return True
+
+async def ping(host):
+    program = await asyncio.create_subprocess_exec(
+        "ping", "-n", "-c", "1", "-W", "1", host, stdout=subprocess.DEVNULL)
+    return await program.wait() == 0
+
+async def main(hosts):
+    ports = [(host, port) for host in hosts for port in (22, 53, 80)]
+    answers = await asyncio.gather(*(tcp(*each) for each in ports), *map(ping, hosts))
+    names = [f"tcp {host} {port}" for host, port in ports] + [f"ping {host}" for host in hosts]
+    print(json.dumps([name for name, answer in zip(names, answers) if answer]))
+
+asyncio.run(main(sys.argv[1:]))
+"""
+
+
+def reached(name: str, *hosts: str) -> set[str]:
+    """Return what a machine reaches of hosts."""
+    return set(json.loads(lab.send_python(name, _TRY, *hosts)))
+
+
+@pytest.fixture(autouse=True)
+def both_tunnels(tunnel: None, pc2: Host) -> None:
+    lab.wait_for(lambda: lab.reaches(pc2, CORP2), "pc2 reaches corp2", 30)
+
+
+def drop_count(moat: Host, name: str) -> int:
+    listed = json.loads(moat.check_output("nft -j list counter inet moat %s", name))
+    (packets,) = (each["counter"]["packets"] for each in listed["nftables"] if "counter" in each)
+    return int(packets)
+
+
+def test_the_kid_is_on_the_internet_under_the_moats_address(kid: Host, moat: Host) -> None:
+    seen = kid.check_output("curl --silent --max-time 5 http://%s/", lab.WEB)
+    assert seen.strip() == lab.wild_address(moat)
+    assert lab.reaches(kid, lab.WEB)
+    assert lab.reaches(kid, KID_MOAT)
+
+
+def test_the_kid_reaches_nothing_else(moat: Host) -> None:
+    """Private sides, tunnels, what is beyond them, and the moat's own addresses, by any family."""
+    before = drop_count(moat, "dropped_kid_ipv6")
+    hosts = [address for each in NOT_THE_KIDS.values() for address in each]
+    assert reached("kid", *hosts, lab.wild_address(moat), "fd00:77::1", "fe80::1%kid0") == set()
+    assert drop_count(moat, "dropped_kid_ipv6") > before
+    ours = reached("kid", KID_MOAT)
+    assert ours <= {f"ping {KID_MOAT}", f"tcp {KID_MOAT} 53"}
+
+
+def test_nothing_of_the_home_reaches_the_kid() -> None:
+    for name in ("pc", "pc2", "corp", "corp2", "web"):
+        assert reached(name, KID) == set(), name
+
+
+def test_the_kids_lies_about_its_address_get_nowhere(kid: Host, moat: Host) -> None:
+    before = drop_count(moat, "dropped_spoofed")
+    for address, target in ((lab.PC, lab.CORP), (PC2, CORP2), (lab.PC, lab.WEB)):
+        kid.run_expect([0], "ip address add %s/32 dev kid0", address)
+        try:
+            kid.run("ping -n -c 1 -W 1 -I %s %s", address, target)
+        finally:
+            kid.run_expect([0], "ip address del %s/32 dev kid0", address)
+    assert drop_count(moat, "dropped_spoofed") >= before + 3
+
+
+def test_each_vpn_is_for_its_own_side(pc: Host, pc2: Host) -> None:
+    for machine, theirs in ((pc, (lab.CORP, lab.CORP6)), (pc2, (CORP2, CORP26))):
+        for address in theirs:
+            assert lab.reaches(machine, address), address
+    others = ["10.202.1.1", "fd00:202:1::1", PC2, PC26, CORP2, CORP26]
+    assert reached("pc", *others) == set()
+    others = [lab.MOAT, lab.MOAT6, lab.PC, lab.PC6, lab.CORP, lab.CORP6]
+    assert reached("pc2", *others) == set()
+    assert reached("corp", PC2, PC26) == reached("corp2", lab.PC, lab.PC6) == set()
+
+
+def test_each_has_a_daemon_of_its_own(moat: Host, pc: Host, pc2: Host) -> None:
+    second = json.loads(
+        lab.moatctl(moat, "status", "--json", "--socket", "/run/moatvpn-work2/control.sock")
+    )
+    (only,) = second["connections"]
+    assert (only["state"], only["encapsulation"]) == ("established", "udp")
+    assert lab.connection(moat)["encapsulation"] == "esp"
+    users = moat.check_output("ps -o user:32= -C moatd").split()
+    assert sorted(users) == ["moatvpn", "moatvpn-work2"]
+    key = "/etc/moatvpn/vpns/work2/identity.key"
+    owned = moat.file(key)
+    assert (owned.user, owned.mode) == ("moatvpn-work2", 0o600)
+    for unit, dead, alive in (("moatd", pc, pc2), ("moatd@work2", pc2, pc)):
+        moat.run_expect([0], "systemctl stop %s", unit)
+        try:
+            target = {id(pc): lab.CORP, id(pc2): CORP2}
+            assert lab.reaches(alive, target[id(alive)])
+            assert not lab.reaches(dead, target[id(dead)])
+        finally:
+            moat.run_expect([0], "systemctl start %s", unit)
+
+
+def site(*words: str) -> str:
+    """Run site.yml as molecule does."""
+    environment = {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_NOCOLOR": "1",
+        "MOAT_DATABASE": f"sqlite:///{ROOT}/build/lab/kidnet.sqlite",
+    }
+    inventories = ("molecule/shared/inventory", "molecule/kidnet/lab.yml")
+    command = ["ansible-playbook", *(f"--inventory={ROOT}/{each}" for each in inventories)]
+    done = subprocess.run(
+        [*command, str(ROOT / "site.yml"), *words],
+        env=os.environ | environment, capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    return done.stdout
+
+
+def test_one_field_of_the_record_switches_it_off(kid: Host, moat: Host) -> None:
+    """It is the last test: what it removes stays removed."""
+    environment = os.environ | {"MOAT_DATABASE": f"sqlite:///{ROOT}/build/lab/kidnet.sqlite"}
+    words = ["moat-fleet", "customer", "set", "c0001", "--kidnet", "no"]
+    subprocess.run(words, env=environment, check=True, capture_output=True)
+    site("--limit", "moats", "--tags", "configure,service,lockdown")
+    assert not lab.reaches(kid, lab.WEB)
+    link = json.loads(moat.check_output("ip -json address show dev kid0"))[0]
+    assert link["addr_info"] == []
+    assert "UP" not in link["flags"]
+    assert "kid0" not in moat.check_output("nft list ruleset")
+    assert "kid0" not in moat.check_output("ip rule")
