@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("MOAT_LAB_PREFIX", "moat-kid-")
+
 import lab
 import pytest
 from machines import corp, moat, pc, tunnel
