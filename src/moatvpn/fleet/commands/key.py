@@ -1,0 +1,54 @@
+"""moat-fleet key: public keys of moats and portals."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moatvpn.fleet import fields, keys
+from moatvpn.fleet.commands.common import Identity, Json, checked, new_typer, now, print_list
+from moatvpn.fleet.show import key_dict, print_json, print_line
+
+key_app = new_typer(help="Public keys of moats and portals.")
+
+
+@key_app.command("record")
+def key_record(
+    context: typer.Context,
+    identity: Identity,
+    public_key: Annotated[
+        str, typer.Argument(help="Base64 of SubjectPublicKeyInfo.", show_default=False)
+    ],
+    replace: Annotated[bool, typer.Option("--replace", help="End the box's other keys.")] = False,
+    not_before: Annotated[
+        str | None, typer.Option(help="Date, or time with zone (now).", show_default=False)
+    ] = None,
+    not_after: Annotated[
+        str | None, typer.Option(help="Date, or time with zone (no end).", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Record a box's public key; recording it again changes nothing."""
+    start = None if not_before is None else checked("not_before", not_before, fields.moment)
+    end = None if not_after is None else checked("not_after", not_after, fields.moment)
+    with context.obj.write() as session:
+        changed = keys.record_key(
+            session, identity, public_key, now(), replace=replace, not_before=start, not_after=end
+        )
+    if as_json:
+        print_json({"changed": changed, "identity": identity, "public_key": public_key})
+    else:
+        print_line(f"{identity}: public key {'recorded' if changed else 'unchanged'}")
+
+
+@key_app.command("list")
+def key_list(context: typer.Context, as_json: Json = False) -> None:
+    """List the keys of all boxes, those that have ended too."""
+    moment = now()
+    with context.obj.read() as session:
+        rows = [
+            {"identity": key.box.identity, **key_dict(key, moment)}
+            for key in keys.list_keys(session)
+        ]
+    print_list(rows, ("identity", "public_key", "not_before", "not_after", "valid"), as_json)
