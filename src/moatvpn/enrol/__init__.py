@@ -1,0 +1,1 @@
+"""How a moat that nobody reaches from outside becomes a customer's, and gets its settings."""
