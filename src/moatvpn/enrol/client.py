@@ -24,6 +24,7 @@ from moatvpn.enrol.proof import prove
 from moatvpn.enrol.reasons import EnrolError, Reason
 
 PATIENCE = 20.0  # seconds for a whole connection
+_TO_CONNECT = 5.0  # of them until there is one: the next server may be near
 _CHUNK = 16 << 10
 
 
@@ -50,7 +51,7 @@ def ask(
     EnrolError where it does not, or refuses; OSError where it cannot be reached, or is too slow.
     """
     end = clock() + patience
-    with socket.create_connection(server, timeout=patience) as plain:
+    with socket.create_connection(server, timeout=min(patience, _TO_CONNECT)) as plain:
         _await(plain, end, clock)
         with _context().wrap_socket(plain) as secure:
             certificate = sha256_hex(secure.getpeercert(binary_form=True) or b"")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ from moatvpn.errors import OperatorError
 from moatvpn.ike.gate import Bucket, Buckets, Rate
 
 PORT = 4510
+_SEGMENT = 536  # octets, which every IPv4 path carries whole (RFC 9293, 3.7.1)
 _RATE = Rate(50, 100)
 _RATE_OF_HOST = Rate(1, 20)
 
@@ -86,9 +88,13 @@ class Service:
     async def listen(self, addresses: list[str], port: int) -> asyncio.Server:
         """Listen on a TCP port of these addresses, and return who does; raise OperatorError."""
         try:
-            return await asyncio.start_server(
+            server = await asyncio.start_server(
                 self._connected, addresses, port, limit=MOST_REQUEST, backlog=128
             )
+            # The wild side's ICMP does not get in here, and no path is measured for so little.
+            for each in server.sockets:
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
+            return server  # noqa: TRY300
         except OSError as error:
             why = f"cannot be had ({error.strerror})"
             raise OperatorError(f"TCP port {port}", why, "See who has it: ss -lntp") from error

@@ -56,8 +56,8 @@ def moat_box(settings: dict[str, Any], where: str) -> Box:
 def portal_box(settings: dict[str, Any], where: str) -> Box:
     """Return the box that a portal is.
 
-    settings: wild_interface, corporate_interface, pool, pool6, services, outgoing, mss. Raises
-    ConfigError, whose what begins with where.
+    settings: wild_interface, corporate_interface, pool, pool6, services, outgoing, mss, enrolment.
+    Raises ConfigError, whose what begins with where.
     """
     corporate = settings.get("corporate_interface")
     zones = [
@@ -71,7 +71,8 @@ def portal_box(settings: dict[str, Any], where: str) -> Box:
             "subnet6": settings.get("pool6"),
         },
     ]
-    record = {"zones": zones, "any_peer_port": True}
+    enrolment = settings.get("enrolment", 0)
+    record = {"zones": zones, "any_peer_port": True, "enrolment": enrolment}
     return box_from_dict(record | _shared(settings), where)
 
 

@@ -128,6 +128,8 @@ def _to_the_box(box: Box, a: Zone) -> Verdict:
             verdict = [Allowance((4,), "esp"), Allowance((4,), "udp", dports=box.ike_ports)]
             if box.wild_dhcp:
                 verdict.append(Allowance((4,), "udp", sports=(67,), dports=(68,)))
+            if box.enrolment:
+                verdict.append(Allowance((4,), "tcp", dports=(box.enrolment,)))
             if any(Kind.WILD in each.zones for each in box.outgoing):
                 verdict.append(_KNOWN4)
             return tuple(verdict)
@@ -173,6 +175,8 @@ def _from_the_box(box: Box, b: Zone) -> Verdict:
             ]
             if box.wild_dhcp:
                 verdict.append(Allowance((4,), "udp", sports=(68,), dports=(67,)))
+            if box.enrolment:
+                verdict.append(Allowance((4,), "tcp", sports=(box.enrolment,)))
             return (*verdict, *_outgoing(box, b, (4,)))
         case Kind.PRIVATE:
             types = _NEIGHBOURS if b.subnet6 is None else (*_NEIGHBOURS, "nd-router-advert")
@@ -191,6 +195,15 @@ def _outgoing(box: Box, b: Zone, families: tuple[int, ...]) -> Verdict:
     for each in box.outgoing:
         only = _FAMILY_OF.get(each.port)
         for_whom = tuple(f for f in families if only is None or f == only)
-        if b.kind in each.zones and for_whom:
-            verdict.append(Allowance(for_whom, each.protocol, dports=(each.port,)))
+        if b.kind not in each.zones or not for_whom:
+            continue
+        ports = (each.port,)
+        if each.destinations is None:
+            verdict.append(Allowance(for_whom, each.protocol, dports=ports))
+            continue
+        for family in for_whom:
+            targets = tuple(one for one in each.destinations if one.version == family)
+            if targets:
+                only_to = Allowance((family,), each.protocol, dports=ports, destinations=targets)
+                verdict.append(only_to)
     return tuple(dict.fromkeys(verdict))

@@ -154,6 +154,8 @@ def _from(box: Box, zone: Zone) -> tuple[str, ...]:
             *_fragments(box),
             "meta l4proto esp notrack accept",
             f"udp dport {words(box.ike_ports)} notrack accept",
+            # Enrolment's strangers fill no connection table either: the kernel has SYN cookies.
+            *([f"tcp dport {box.enrolment} notrack accept"] if box.enrolment else []),
             "accept",
         )
     if not zone.subnets:
@@ -270,6 +272,7 @@ def _envelopes(box: Box) -> tuple[str, ...]:
     return (
         f"oifname {wild} meta l4proto esp notrack accept",
         f"oifname {wild} udp sport {words(box.ike_ports)} notrack accept",
+        *([f"oifname {wild} tcp sport {box.enrolment} notrack accept"] if box.enrolment else []),
         "accept",
     )
 

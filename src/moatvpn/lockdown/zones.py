@@ -81,12 +81,16 @@ class Service:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What the box itself may start: protocol and port of whom it speaks to, in which zones."""
+    """What the box itself may start: protocol and port of whom it speaks to, in which zones.
+
+    destinations: whom it may speak to there; None is everybody, an empty tuple nobody.
+    """
 
     name: str
     protocol: str
     port: int
     zones: tuple[Kind, ...]
+    destinations: tuple[Network, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Box:
     wild_dhcp: whether the wild side's address is a lease.
     direct: whether a policy may let traffic of private zones go straight to the wild side.
     mss: where the kernel carries the packets, the largest segments of TCP over IPv4 and IPv6.
+    enrolment: a portal's TCP port on the wild side, where moats enrol; 0 for none.
     """
 
     zones: tuple[Zone, ...]
@@ -110,6 +115,7 @@ class Box:
     wild_dhcp: bool = False
     direct: bool = False
     mss: tuple[int, int] | None = None
+    enrolment: int = 0
 
     def of(self, *kinds: Kind) -> tuple[Zone, ...]:
         """Return the zones of these kinds."""
@@ -137,7 +143,7 @@ def box_from_dict(record: dict[str, Any], where: str) -> Box:
     process and user are for people. Raises ConfigError, whose what begins with where.
     """
     known = ("zones", "services", "outgoing", "ike_ports", "any_peer_port", "wild_dhcp", "direct")
-    get = Record(where, record, (*known, "mss"))
+    get = Record(where, record, (*known, "mss", "enrolment"))
     zones = tuple(_zone(each, f"{where}: zones") for each in _records(get, "zones"))
     services = tuple(_service(each, f"{where}: services") for each in _records(get, "services"))
     outgoing = tuple(_outgoing(each, f"{where}: outgoing") for each in _records(get, "outgoing"))
@@ -153,6 +159,7 @@ def box_from_dict(record: dict[str, Any], where: str) -> Box:
         wild_dhcp=_flag(get, "wild_dhcp"),
         direct=_flag(get, "direct"),
         mss=(mss[0], mss[1]) if mss is not None else None,
+        enrolment=get.amount("enrolment", (1, TRANSLATED_PORTS[0] - 1), "a TCP port"),
     )
     _check_zones(box, where)
     _check_services(box, where)
@@ -241,20 +248,27 @@ def _of_the_box(get: Record, kinds: tuple[Kind, ...]) -> tuple[str, str, int, tu
 def _service(record: dict[str, Any], where: str) -> Service:
     get = Record(where, record, ("name", "protocol", "port", "zones", "sources", "process"))
     shared = _of_the_box(get, (Kind.WILD, Kind.PRIVATE, Kind.KID, Kind.TUNNEL))
-    if "sources" not in record:
-        return Service(*shared)
-    values = record["sources"]
-    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-        raise get.error("sources", f"is {short(values)}", "Give a list of networks")
-    try:
-        return Service(*shared, sources=tuple(parse_network(each) for each in values))
-    except ValueError as error:
-        raise get.error("sources", str(error), "Give networks such as 10.1.2.0/24") from error
+    return Service(*shared, sources=_listed(get, "sources"))
 
 
 def _outgoing(record: dict[str, Any], where: str) -> Outgoing:
-    get = Record(where, record, ("name", "protocol", "port", "zones", "user", "process"))
-    return Outgoing(*_of_the_box(get, (Kind.WILD, Kind.PRIVATE, Kind.KID, Kind.TUNNEL)))
+    known = ("name", "protocol", "port", "zones", "destinations", "user", "process")
+    get = Record(where, record, known)
+    shared = _of_the_box(get, (Kind.WILD, Kind.PRIVATE, Kind.KID, Kind.TUNNEL))
+    return Outgoing(*shared, destinations=_listed(get, "destinations"))
+
+
+def _listed(get: Record, key: str) -> tuple[Network, ...] | None:
+    """Take a list of networks, which may be empty; None where it is left out."""
+    if key not in get.record:
+        return None
+    values = get.record[key]
+    if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        raise get.error(key, f"is {short(values)}", "Give a list of networks")
+    try:
+        return tuple(parse_network(each) for each in values)
+    except ValueError as error:
+        raise get.error(key, str(error), "Give networks such as 10.1.2.0/24") from error
 
 
 def _check_zones(box: Box, where: str) -> None:
@@ -312,6 +326,9 @@ def _check_services(box: Box, where: str) -> None:
             why = f"would let the wild side in to {service.protocol} port {service.port}"
             remedy = "Take wild out of its zones: only IKE and ESP in UDP are open there"
             raise ConfigError(f"{where}: service {service.name}", why, remedy)
+    if box.enrolment and box.is_home:
+        why = "is for portals: a home has nothing that listens on the wild side but IKE"
+        raise ConfigError(f"{where}: enrolment", why, "Leave it out")
     for port in box.ike_ports:
         if port >= TRANSLATED_PORTS[0]:
             why = f"has {port}, where translated connections have their ports"
