@@ -76,6 +76,7 @@ def _portal_variables(portal: Portal, connections: list[dict[str, Any]]) -> dict
     return {
         "moatvpn_identity": portal.identity,
         "moatvpn_connections": connections,
+        "moatvpn_journal": "persistent",
         "portal_wild_interface": portal.wild_interface,
         "portal_wild_address": portal.wild_address,
         "portal_wild_gateway": portal.wild_gateway,
@@ -107,6 +108,7 @@ def _moat_variables(
         "moat_private_subnet": moat.private_subnet,
         "moat_private_address6": str(router_address(parse_network(moat.private_subnet6))),
         "moat_private_subnet6": moat.private_subnet6,
+        "moatvpn_portal_address": str(parse_interface(portal.tunnel_address).ip),
         "moat_kidnet_enabled": moat.kidnet,
     }
     if moat.kidnet and moat.kidnet_subnet is not None:

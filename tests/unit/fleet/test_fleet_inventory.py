@@ -124,6 +124,7 @@ def test_variables_of_a_portal(five: Database, portal_texts: Texts, now: datetim
     expected = {f"portal_{name}": text for name, text in portal_texts.items() if name != "portal"}
     assert variables == expected | {
         "moatvpn_identity": PORTAL,
+        "moatvpn_journal": "persistent",
         "portal_wild_interface": "wild0",
         "portal_corporate_interface": "corp0",
     }
@@ -170,6 +171,7 @@ def test_variables_of_a_moat(
         store.add_customers(session, [(None, customer(1) | given)], "one", now)
     assert build(database, now).hosts["m0001.moats.example.net"] == {
         "ansible_host": "10.201.1.1",
+        "moatvpn_portal_address": "10.201.0.1",
         "moatvpn_identity": "m0001.moats.example.net",
         # Its portal has no key yet.
         "moatvpn_connections": [],
