@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from moatvpn.config import ED25519_SPKI_PREFIX
 
@@ -21,12 +22,20 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 ROLES = {MOAT: "moat", PORTAL: "portal"}
 # Beside the lab's boxes, those with less: no IPv6 inside, an address that is not leased; and those
-# whose kernel carries the packets.
-VARIANTS: dict[str, dict[str, str]] = {
+# whose kernel carries the packets; and those that enrol.
+VARIANTS: dict[str, dict[str, Any]] = {
     "lab": {},
     "without-ipv6": {"moat_private_subnet6": "", "portal_pool6": ""},
     "static": {"moat_wild_mode": "static"},
     "kernel": {"moatvpn_data_plane": "kernel"},
+    "enrolment": {
+        "moat_enrolment": True,
+        "moat_enrolment_port": 4510,
+        "moat_enrolment_servers": ["198.51.100.2"],
+        "moat_enrolment_inner": ["10.201.0.1"],
+        "portal_enrolment": True,
+        "portal_enrolment_port": 4510,
+    },
 }
 
 

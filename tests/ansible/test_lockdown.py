@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_bench import MOAT, ROOT, Rulesets
+from ansible_bench import MOAT, PORTAL, ROOT, Rulesets
 
 
 def in_a_namespace(*command: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,15 @@ def test_one_table_drops_by_default_in_every_chain(
         if box == MOAT:  # what a policy lets go straight out, goes under the box's own address
             hooks.append("postrouting")
         assert policies == dict.fromkeys(hooks, "drop"), path.name
+
+
+def test_enrolment_opens_one_port_towards_the_portal(rulesets: Rulesets) -> None:
+    text = {box: rulesets[box, "enrolment"].read_text() for box in (MOAT, PORTAL)}
+    assert "ip daddr 198.51.100.2/32 tcp dport 4510 accept" in text[MOAT]
+    assert "ip daddr 10.201.0.1/32 tcp dport 4510 accept" in text[MOAT]
+    assert text[MOAT].count("4510") == 2
+    assert "tcp dport 4510 notrack accept" in text[PORTAL]
+    assert not any("4510" in rulesets[box, "lab"].read_text() for box in (MOAT, PORTAL))
 
 
 UNIT = ROOT / "roles/moatvpn/templates/etc/systemd/system/moat-lockdown.service.j2"

@@ -36,7 +36,6 @@ from moatvpn.lockdown.zones import Box as Zones
 
 PORT = 4510
 ASKS = {"name": "enrolment", "protocol": "tcp", "port": PORT}
-SERVED = {**ASKS, "zones": ["tunnel"]}
 TO_WILD = {**ASKS, "zones": ["wild"], "destinations": [f"{PORTAL.wild}/32"]}
 TO_TUNNEL = {**ASKS, "zones": ["tunnel"], "destinations": [f"{PORTAL.inside}/32"]}
 
@@ -49,7 +48,7 @@ class Enrolment:
         self.operator = Operator(expires=NOW * 2)
         join(moat, portal)
         lock(moat, moat_rules(wild_dhcp=False, outgoing=[TO_WILD, TO_TUNNEL]))
-        lock(portal, portal_rules(enrolment=PORT, services=[SERVED]))
+        lock(portal, portal_rules(enrolment=PORT))
         settings = json.loads((moat.directory / "moatd.json").read_text())
         del settings["identity"]
         (moat.directory / "moatd.json").write_text(json.dumps(settings))

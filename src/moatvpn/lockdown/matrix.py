@@ -138,7 +138,9 @@ def _to_the_box(box: Box, a: Zone) -> Verdict:
             asks = Allowance((6,), "icmpv6", types=("echo-request", *types))
             return (_KNOWN, _PING, asks, *_services(box, a, (4, 6)))
         case Kind.TUNNEL:
-            return (_KNOWN, _PING, _PING6, *_services(box, a, (4, 6)))
+            asks = Allowance((4, 6), "tcp", dports=(box.enrolment,))
+            enrolment = (asks,) if box.enrolment else ()
+            return (_KNOWN, _PING, _PING6, *enrolment, *_services(box, a, (4, 6)))
         case Kind.KID:
             return (_KNOWN4, _PING, *_services(box, a, (4,)))
     return ()

@@ -17,6 +17,7 @@ USUAL_PORTS = (IKE_PORT, NAT_PORT)
 # the box itself listens on, so that no answer to it is taken for an envelope.
 TRANSLATED_PORTS = (10_000, 65_535)
 
+_ENROLMENT = (0, TRANSLATED_PORTS[0] - 1)
 _RATES = (64, 100_000_000)  # kbit/s
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
@@ -104,7 +105,7 @@ class Box:
     wild_dhcp: whether the wild side's address is a lease.
     direct: whether a policy may let traffic of private zones go straight to the wild side.
     mss: where the kernel carries the packets, the largest segments of TCP over IPv4 and IPv6.
-    enrolment: a portal's TCP port on the wild side, where moats enrol; 0 for none.
+    enrolment: a portal's TCP port where moats enrol, from the wild side and the tunnel; 0: none.
     """
 
     zones: tuple[Zone, ...]
@@ -159,7 +160,7 @@ def box_from_dict(record: dict[str, Any], where: str) -> Box:
         wild_dhcp=_flag(get, "wild_dhcp"),
         direct=_flag(get, "direct"),
         mss=(mss[0], mss[1]) if mss is not None else None,
-        enrolment=get.amount("enrolment", (1, TRANSLATED_PORTS[0] - 1), "a TCP port"),
+        enrolment=_in_bounds(get, "enrolment", record.get("enrolment", 0), _ENROLMENT),
     )
     _check_zones(box, where)
     _check_services(box, where)

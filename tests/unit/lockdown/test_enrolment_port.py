@@ -48,6 +48,8 @@ def test_a_portal_hears_strangers_on_one_port_and_tracks_none_of_them():
     verdicts = matrix(box)
     assert Allowance((4,), "tcp", dports=(PORT,)) in verdicts[wild, LOCAL]
     assert Allowance((4,), "tcp", sports=(PORT,)) in verdicts[LOCAL, wild]
+    (tunnel,) = box.of(Kind.TUNNEL)
+    assert Allowance((4, 6), "tcp", dports=(PORT,)) in verdicts[tunnel, LOCAL]
     text = ruleset(box)
     assert "tcp dport 4510 notrack accept" in text
     assert 'oifname "wild0" tcp sport 4510 notrack accept' in text
