@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
+from contextlib import ExitStack
 
 import lab
+import pcap
 import pytest
+from running import DATABASE, site
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[3]
 PC2, PC26 = "10.202.1.10", "fd00:202:1::10"
 CORP2, CORP26 = "10.60.0.10", "fd00:60::10"
 KID, KID_MOAT = "192.168.77.10", "192.168.77.1"
@@ -48,6 +49,20 @@ async def main(hosts):
     print(json.dumps([name for name, answer in zip(names, answers) if answer]))
 
 asyncio.run(main(sys.argv[1:]))
+"""
+
+
+# Asks by multicast DNS who is there, over both families, from the interface that is named.
+_ASK_EVERYBODY = """
+import socket, sys
+
+interface, mark = sys.argv[1:]
+query = bytes.fromhex("000000000001000000000000") + bytes((len(mark),)) + mark.encode()
+query += b"\\x05local\\x00\\x00\\x0c\\x00\\x01"
+for family, group in ((socket.AF_INET, "224.0.0.251"), (socket.AF_INET6, "ff02::fb")):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        sock.sendto(query, (group, 5353))
 """
 
 
@@ -100,6 +115,20 @@ def test_the_kids_lies_about_its_address_get_nowhere(kid: Host, moat: Host) -> N
     assert drop_count(moat, "dropped_spoofed") >= before + 3
 
 
+def test_each_side_asks_only_itself_by_multicast(kid: Host, moat: Host) -> None:
+    sides = {"kid": "kid0", "pc": "home0", "pc2": "home0"}
+    with ExitStack() as stack:
+        heard = {each: stack.enter_context(lab.capture(each, sides[each])) for each in sides}
+        for name, interface in sides.items():
+            lab.send_python(name, _ASK_EVERYBODY, interface, f"asked-by-{name}")
+        for name, router in (("kid", KID_MOAT), ("pc", lab.MOAT), ("pc2", "10.202.1.1")):
+            assert lab.reaches(lab.host(name), router)  # what was sent before has arrived
+    for name, seen in heard.items():
+        asked = [p for p in seen.packets() if p.protocol == pcap.UDP and 5353 in p.ports]
+        assert {packet.version for packet in asked} == {4, 6}
+        assert all(f"asked-by-{name}".encode() in packet.payload for packet in asked)
+
+
 def test_each_vpn_is_for_its_own_side(pc: Host, pc2: Host) -> None:
     for machine, theirs in ((pc, (lab.CORP, lab.CORP6)), (pc2, (CORP2, CORP26))):
         for address in theirs:
@@ -133,29 +162,12 @@ def test_each_has_a_daemon_of_its_own(moat: Host, pc: Host, pc2: Host) -> None:
             moat.run_expect([0], "systemctl start %s", unit)
 
 
-def site(*words: str) -> str:
-    """Run site.yml as molecule does."""
-    environment = {
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_NOCOLOR": "1",
-        "MOAT_DATABASE": f"sqlite:///{ROOT}/build/lab/kidnet.sqlite",
-    }
-    inventories = ("molecule/shared/inventory", "molecule/kidnet/lab.yml")
-    command = ["ansible-playbook", *(f"--inventory={ROOT}/{each}" for each in inventories)]
-    done = subprocess.run(
-        [*command, str(ROOT / "site.yml"), *words],
-        env=os.environ | environment, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
-    return done.stdout
-
-
 def test_one_field_of_the_record_switches_it_off(kid: Host, moat: Host) -> None:
     """It is the last test: what it removes stays removed."""
-    environment = os.environ | {"MOAT_DATABASE": f"sqlite:///{ROOT}/build/lab/kidnet.sqlite"}
+    environment = os.environ | {"MOAT_DATABASE": DATABASE}
     words = ["moat-fleet", "customer", "set", "c0001", "--kidnet", "no"]
     subprocess.run(words, env=environment, check=True, capture_output=True)
-    site("--limit", "moats", "--tags", "configure,service,lockdown")
+    site("--tags", "configure,service,lockdown")
     assert not lab.reaches(kid, lab.WEB)
     link = json.loads(moat.check_output("ip -json address show dev kid0"))[0]
     assert link["addr_info"] == []
