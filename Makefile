@@ -39,9 +39,13 @@ lint: setup ## Check style and types
 	# Playbooks are read without any customer database.
 	ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED=false ansible-lint --offline --profile production
 
-unit: setup ## Run the tests that need no lab, those of real daemons in namespaces among them
+unit: setup ## Run the tests of the code, the modules and the roles, which need no lab
 	@mkdir -p $(reports)
-	$(pytest) tests --ignore tests/interop --junitxml $(reports)/unit.xml
+	$(pytest) tests --ignore tests/netns --ignore tests/interop --junitxml $(reports)/unit.xml
+
+netns: setup ## Run the tests of real daemons, between network namespaces
+	@mkdir -p $(reports)
+	$(pytest) tests/netns --junitxml $(reports)/netns.xml
 
 interop: setup ## Meet strongSwan and the Linux kernel's ESP, and print a matrix of what works
 	@scripts/setup peers
@@ -65,7 +69,7 @@ molecule: setup ## Prove a tunnel in the lab, from empty containers to their rem
 	    molecule --base-config .config/molecule/config.yml test --scenario-name $$scenario
 	done
 
-test: ## Everything: lint, unit, interop, molecule
+test: ## Everything: lint, unit, interop, netns, molecule
 	@scripts/run-tests
 
 scale: setup ## Measure one portal with 10,000 moats; figures go to build/scale.json
@@ -82,4 +86,4 @@ clean: demo-down ## Remove the lab, its images, and all that was built
 	@podman images --quiet --filter reference=localhost/moat-lab | xargs --no-run-if-empty podman rmi
 	rm -rf build src/moatvpn.egg-info
 
-.PHONY: help setup demo demo-down lint unit interop fuzz molecule test scale bench clean
+.PHONY: help setup demo demo-down lint unit netns interop fuzz molecule test scale bench clean
