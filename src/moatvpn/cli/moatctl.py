@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moatvpn.cli.client import DaemonNotRunningError, DaemonUnreachableError, ask
+from moatvpn.cli.keys import ACTIONS, key
 from moatvpn.cli.metrics import metrics_text
 from moatvpn.cli.store import Store
 from moatvpn.cli.table import detail_text, status_text
@@ -210,6 +211,9 @@ def parser() -> argparse.ArgumentParser:
     identity = command("identity", _identity, "make a private key, or show its public key")
     identity.add_argument("action", choices=("create", "show"))
     identity.add_argument("--private-key", type=Path, default=_KEY_FILE)
+    keys = command("key", key, "replace the private key by another, and break no connection")
+    keys.add_argument("action", choices=ACTIONS)
+    keys.add_argument("--private-key", type=Path, default=_KEY_FILE)
     check = command("check", _check, "say whether a connection or moatd.json is valid", file)
     check.add_argument("--files", action="store_true", help="read the files that it names, too")
     return top

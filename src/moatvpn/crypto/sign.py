@@ -95,6 +95,13 @@ def _pss(digest: hashes.HashAlgorithm) -> padding.PSS:
     return padding.PSS(padding.MGF1(digest), digest.digest_size)
 
 
+def fingerprint(public_key: bytes) -> str:
+    """Return the SHA-256 of a SubjectPublicKeyInfo in hex, which names it in few octets."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(public_key)
+    return digest.finalize().hex()
+
+
 def generate_private_key() -> bytes:
     """Return a new private key as PEM (PKCS #8, not encrypted)."""
     return Ed25519PrivateKey.generate().private_bytes(

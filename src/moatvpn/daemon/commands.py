@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any, Literal
 
 from moatvpn.config import connection_from_dict
 from moatvpn.config_fields import FQDN
+from moatvpn.crypto.sign import Signer, fingerprint
 from moatvpn.daemon.control import Handler, Peer
 from moatvpn.daemon.engine import Engine
 from moatvpn.daemon.log import Log
@@ -17,10 +19,17 @@ from moatvpn.errors import OperatorError
 class Commands:
     """Carries out the requests of one daemon. Each change is logged with who asked for it.
 
-    Call it as control.Handler says.
+    Call it as control.Handler says. signers reads our private keys, the one to prove first.
     """
 
-    def __init__(self, engine: Engine, log: Log, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: Log,
+        clock: Clock,
+        signers: Callable[[], tuple[Signer, ...]],
+    ) -> None:
+        self._signers = signers
         self._engine = engine
         self._log = log
         self._clock = clock
@@ -32,6 +41,7 @@ class Commands:
             "delete": self._delete,
             "rekey": self._rekey,
             "redirect": self._redirect,
+            "reload-keys": self._reload_keys,
             "log-level": self._log_level,
         }
 
@@ -83,6 +93,12 @@ class Commands:
         where = "ended" if gateway is None else f"to {gateway}, {told} told at once,"
         self._changed(f"redirect {where}", name, peer)
         return {"changed": True, "told": told}
+
+    def _reload_keys(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
+        signers = self._signers()
+        begun = self._engine.use_keys(signers, self._clock())
+        self._changed(f"keys read, {begun} connections to be authenticated anew", None, peer)
+        return {"begun": begun, "key": fingerprint(signers[0].public_key)}
 
     def _log_level(self, request: dict[str, Any], peer: Peer) -> dict[str, Any]:
         level = _text(request, "level")

@@ -19,7 +19,7 @@ from moatvpn.crypto.certificates import (
 )
 from moatvpn.crypto.sign import Signer
 from moatvpn.crypto.trust import TrustAnchors
-from moatvpn.daemon.keyfile import read_private, read_signer
+from moatvpn.daemon.keyfile import read_private, read_signer, read_signers
 from moatvpn.daemon.log import LogCall
 from moatvpn.errors import OperatorError
 from moatvpn.ike.secrets import Certificates, ConnectionSecrets
@@ -147,6 +147,7 @@ class Credentials:
         self, config: DaemonConfig, signer: Signer, wall_clock: Callable[[], float], log: LogCall
     ) -> None:
         self._crls = config.crls
+        self._private_key = config.private_key
         self._log = log
         self._anchors = _Files(_anchors)
         self._revocations = _Files(_revocations)
@@ -158,6 +159,18 @@ class Credentials:
             self._revocations.get(path)  # one that was never sound is not passed over
         if own is not None:
             self._warn_of_period(own)
+
+    def signers(self) -> tuple[Signer, ...]:
+        """Return our private keys as they are now; raise OperatorError where that cannot be.
+
+        A certificate is of one key: one that changes would leave it without.
+        """
+        if self.certificates.own is not None:
+            why = "is the certificate's, and cannot change without it"
+            raise OperatorError(
+                f"private key {self._private_key}", why, "Have a certificate issued, and restart"
+            )
+        return read_signers(self._private_key)
 
     def secrets(self, config: ConnectionConfig) -> ConnectionSecrets:
         """Return what belongs to a connection; raise OperatorError where a file is not sound."""

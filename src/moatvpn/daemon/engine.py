@@ -8,10 +8,12 @@ about traffic it is told at most twice a second and connection.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.counters import Counters
+from moatvpn.crypto.sign import Signer
 from moatvpn.daemon.connections import Connections
 from moatvpn.daemon.keylog import KeyLog
 from moatvpn.daemon.log import LogCall
@@ -167,6 +169,10 @@ class Engine:
         if present == config and self._secrets.get(config.name) == secrets:
             return False
         self._connections.check(config)
+        if present is not None and self._only_keys(present, config, secrets, now):
+            self._connections.put(config)
+            self._settle()
+            return True
         if present is not None:
             self._remove(config.name, now)
         self._connections.put(config)
@@ -174,6 +180,25 @@ class Engine:
         self._ike.add_connection(config, now, secrets)
         self._settle()
         return True
+
+    def _only_keys(
+        self,
+        present: ConnectionConfig,
+        config: ConnectionConfig,
+        secrets: ConnectionSecrets,
+        now: float,
+    ) -> bool:
+        """Take other keys of the peer's in place, if that is all, and its IKE SA is by one left."""
+        alike = replace(present, remote_public_keys=config.remote_public_keys) == config
+        raw = config.authentication == "raw-public-key"
+        same = raw and alike and self._secrets.get(config.name) == secrets == NO_SECRETS
+        return same and self._ike.change_keys(config, now)
+
+    def use_keys(self, signers: tuple[Signer, ...], now: float) -> int:
+        """Prove the first of signers from now on; return how many connections begin to."""
+        begun = self._ike.use_keys(signers, now)
+        self._settle()
+        return begun
 
     def delete(self, name: str, now: float) -> bool:
         """Take the connection of that name down and forget it; return whether there was one."""

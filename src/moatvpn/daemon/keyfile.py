@@ -48,6 +48,28 @@ def read_signer(path: Path) -> Signer:
         raise OperatorError(what, error.why, error.remedy) from error
 
 
+def old_key(path: Path) -> Path:
+    """Return where the key is that the one at path has replaced, while that is not proved yet."""
+    return path.with_name(path.name + ".old")
+
+
+def next_key(path: Path) -> Path:
+    """Return where the key is that is to replace the one at path."""
+    return path.with_name(path.name + ".next")
+
+
+def read_signers(path: Path) -> tuple[Signer, ...]:
+    """Return the key at path and, if it has one, the key that it has replaced.
+
+    Raises OperatorError as read_signer does.
+    """
+    signer = read_signer(path)
+    if not old_key(path).exists():
+        return (signer,)
+    old = read_signer(old_key(path))
+    return (signer,) if old.public_key == signer.public_key else (signer, old)
+
+
 def create_key_file(path: Path) -> bool:
     """Make a new private key in a file at path, mode 0600; return False where a file is there.
 

@@ -22,7 +22,7 @@ from moatvpn.counters import Counters
 from moatvpn.daemon.commands import Commands
 from moatvpn.daemon.control import ControlServer, Peer
 from moatvpn.daemon.credentials import Credentials
-from moatvpn.daemon.keyfile import read_signer
+from moatvpn.daemon.keyfile import read_signers
 from moatvpn.daemon.keylog import KeyLog
 from moatvpn.daemon.log import Log, default_sink
 from moatvpn.daemon.notify import Notifier
@@ -86,7 +86,8 @@ class Daemon:
             self._loop = stack.enter_context(closing(Loop(self._clock)))
             planes = Planes(config, log, counters, self._clock, self._loop, stack)
             planes.open_devices()  # before the private key is here: no worker is to have it
-            signer = read_signer(config.private_key)
+            signers = read_signers(config.private_key)
+            signer = signers[0]
             credentials = Credentials(config, signer, wall_clock, log)
             self._monitor = stack.enter_context(closing(AddressMonitor()))
             ike = IkeEndpoint(
@@ -100,6 +101,7 @@ class Daemon:
                 tickets=_ticket_keys(config.state, log),
                 abilities=planes.abilities,
             )
+            ike.use_keys(signers, self._clock())
             self._memory: PeerJournal | None = None
             if config.state is not None:
                 self._memory = stack.enter_context(closing(PeerJournal(config.state, log)))
@@ -110,7 +112,7 @@ class Daemon:
             self._engine, self._forwarder = planes.open(
                 ike, memory=self._memory, keys=keys, secrets=credentials.secrets
             )
-            self._commands = Commands(self._engine, log, self._clock)
+            self._commands = Commands(self._engine, log, self._clock, credentials.signers)
             control = ControlServer(config.control_socket, self._loop, self._clock, self._command)
             self._control = stack.enter_context(closing(control))
             self._loop.watch(self._monitor, self._addresses)

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
+from moatvpn.crypto.sign import fingerprint
 from moatvpn.esp.loss import LossEstimate
 from moatvpn.esp.statistics import EspStatistics
 from moatvpn.ike.diagnosis import FailureRecord
@@ -18,8 +19,9 @@ def connection_row(
 ) -> dict[str, Any]:
     """Return one connection's state as a JSON object.
 
-    Lengths of time are in seconds and rounded, SPIs are text such as "0x01020304"; what there is
-    none of is null.
+    local_key and remote_key are the fingerprints of the public keys that proved the two sides of
+    the IKE SA. Lengths of time are in seconds and rounded, SPIs are text such as "0x01020304"; what
+    there is none of is null.
     """
     up = ike.state == "established"
     sending = esp.spi_out is not None
@@ -57,6 +59,9 @@ def connection_row(
         "ike_spi_i": "0x" + ike.spi_i.hex() if up else None,
         "ike_spi_r": "0x" + ike.spi_r.hex() if up else None,
         "authentication": config.authentication,
+        "local_key": _fingerprint(ike.local_key),
+        "remote_key": _fingerprint(ike.remote_key),
+        "key_refused": ike.key_refused,
         "last_failure": None if ike.failure is None else failure_detail(ike.failure, now),
     }
 
@@ -107,6 +112,10 @@ def assigned_row(assigned: Assigned) -> dict[str, list[str]]:
 def connection_detail(config: ConnectionConfig, row: dict[str, Any]) -> dict[str, Any]:
     """Return a connection's row together with its settings, of which none is secret."""
     return {**row, "config": connection_to_dict(config)}
+
+
+def _fingerprint(key: bytes | None) -> str | None:
+    return None if key is None else fingerprint(key)
 
 
 def _since(when: float | None, now: float) -> float | None:

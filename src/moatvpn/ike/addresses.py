@@ -127,7 +127,7 @@ class Addresses(Part):
             udp = sa.mobility.force_udp or seen.there or seen.here
             sa.behind_nat, sa.seen_as = seen.here, seen.as_seen
         self._move(sa, sa.remote, udp)
-        self._connection.keep_mapping(now)
+        self._connection.liveness.keep_mapping(now)
 
     def compare(self, seen: Seen, now: float) -> None:
         """Tell the peer anew where we are, if it sees something else than before (3.8)."""
@@ -140,7 +140,7 @@ class Addresses(Part):
         if ours or (sa.mobility.steers and udp != sa.nat):
             if not sa.mobility.steers:
                 sa.behind_nat, sa.seen_as = seen.here, seen.as_seen
-                self._connection.keep_mapping(now)
+                self._connection.liveness.keep_mapping(now)
             self._ask(sa, True, now)
 
     # What the network tells
@@ -155,7 +155,7 @@ class Addresses(Part):
         if sa.mobility.supported:
             self._ask(sa, True, now)
         elif not sa.resend(now):
-            self._connection.check_liveness(now)
+            self._connection.liveness.check(now)
         return True
 
     def envelope_from(self, source: Endpoint, now: float) -> None:

@@ -67,6 +67,7 @@ def _proof(
     """Return our ID, any CERT, and AUTH payloads."""
     identity = encode_fqdn(sa.context.identity)
     transcript = _transcript(sa, secrets, sa.initiator, identity)
+    sa.local_key = authentication.public_key
     kind = PayloadType.ID_I if sa.initiator else PayloadType.ID_R
     return [(kind, identity), *authentication.prove(transcript, secrets.hashes)]
 
@@ -80,16 +81,14 @@ def _verify(
 ) -> None:
     """Raise ProofError unless payloads prove that the peer is the one that we look for."""
     transcript = _transcript(sa, secrets, not sa.initiator, identity)
-    authentication.verify(transcript, identity, payloads)
+    sa.remote_key = authentication.verify(transcript, identity, payloads)
 
 
 def _method(connection: Connection, sa: IkeSa, secrets: InitSecrets) -> Authentication:
     """Return what proves both sides: the ticket where there is one, or what is configured."""
     if isinstance(secrets, ResumeSecrets) and sa.keys is not None:
         return TicketAuthentication(connection.config, sa.keys, sa.initiator)
-    if sa.gateway is not None:
-        return connection.redirects.gateways[sa.gateway]
-    return connection.authentication
+    return connection.method(sa)
 
 
 class AuthTask(PlainTask):
@@ -103,6 +102,7 @@ class AuthTask(PlainTask):
         self._secrets = secrets
         self._spi = 0
         self._wanted: negotiation.Selectors = ((), ())
+        self._beside = False  # what there is goes on until this is up
         self._replace = False  # the CHILD_SA is to be rekeyed at once
 
     def abandon(self) -> None:
@@ -116,6 +116,8 @@ class AuthTask(PlainTask):
         authentication = _method(self._connection, self._sa, self._secrets)
         gateway = self._sa.gateway
         peer = config.remote_identity if gateway is None else gateway.identity
+        self._beside = self._connection.replaces_living
+        alone = () if self._beside else (Notify(NotifyType.INITIAL_CONTACT),)
         self._wanted = ours, theirs = self._connection.children.wanted()[0]
         proof, ppk_notifies = self._proof(authentication)
         return [
@@ -127,7 +129,7 @@ class AuthTask(PlainTask):
             (PayloadType.TS_I, encode_selectors(ours)),
             (PayloadType.TS_R, encode_selectors(theirs)),
             *framing.offer(self._sa.context, self._connection),
-            (PayloadType.NOTIFY, Notify(NotifyType.INITIAL_CONTACT).encode()),
+            *((PayloadType.NOTIFY, notify.encode()) for notify in alone),
             *mobike.offer(self._sa),
             *ppk_notifies,
             *resumption.ask(self._connection),
@@ -147,6 +149,8 @@ class AuthTask(PlainTask):
         identity = body_of(payloads, PayloadType.ID_R)
         errors = [notify.type for notify in notifies_of(payloads) if notify.is_error]
         if errors and identity is None:
+            if errors[0] == NotifyType.AUTHENTICATION_FAILED:
+                self._connection.key_refused(self._sa)
             raise FailureError(DropReason.IKE_AUTHENTICATION_FAILED, failure_told(errors[0]))
         if identity is None:
             raise PeerError(DropReason.IKE_MALFORMED, "IKE_AUTH lacks IDr")
@@ -170,7 +174,8 @@ class AuthTask(PlainTask):
             sa.send(farewell(sa))
             raise
         mobike.agree(sa, payloads)
-        self._connection.established(sa, child, now)
+        self._connection.established(sa, child, now, beside=self._beside)
+        self._connection.reauthentication.asked(notifies_of(payloads), now)
         self._connection.tickets.take(sa, payloads, now)
         if assigned is not None:
             self._connection.configured(assigned)
@@ -254,7 +259,8 @@ def respond(
     if mobike.agree(sa, payloads):
         answer += mobike.offer(sa)
     sa.respond(Exchange.IKE_AUTH, message_id, answer)
-    connection.established(sa, child, now)
+    first = any(n.type == NotifyType.INITIAL_CONTACT for n in notifies_of(payloads))
+    connection.established(sa, child, now, beside=not first)
 
 
 def _refuse_nat(sa: IkeSa, payloads: Sequence[RawPayload]) -> None:

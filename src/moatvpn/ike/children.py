@@ -7,7 +7,9 @@ used at a time, and the others are replaced, or redundant (2.8.1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from moatvpn.config import MOST_LINES
@@ -174,6 +176,23 @@ class Children(Part):
         for spi_in in list(self.records):
             self.gone(spi_in)
 
+    def superseded(self, old: Sequence[int], by: int, wait: float, now: float) -> None:
+        """Let CHILD_SAs go, in wait seconds, that went with an IKE SA which another replaced.
+
+        They decrypt what is under way until then, and carry what has no other CHILD_SA yet.
+        """
+        for spi_in in old:
+            record = self.records.get(spi_in)
+            if record is not None:
+                record.successor, record.deleting = by, True
+                record.ends.cancel()
+                forget = partial(self._forget, spi_in)
+                record.ends = self._context.scheduler.at(now + wait + LINGER_SECONDS, forget)
+
+    def _forget(self, spi_in: int, now: float) -> None:
+        del now
+        self.gone(spi_in)
+
     def deleted(self, record: ChildRecord, now: float) -> None:
         """Take in that the peer deleted a CHILD_SA, or confirmed our deletion of it."""
         spi_in = record.child.spi_in
@@ -215,6 +234,8 @@ class Children(Part):
             return
         for spi, record in list(self.records.items()):
             current = record.successor is None and not record.rekeying
+            if spi == self._connection.reauthentication.spi_in:
+                continue  # the peer may not have it
             if current and spi_in in (None, spi):
                 sa.start(RekeyChildTask(self._connection, sa, spi), now)
 

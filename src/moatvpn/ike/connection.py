@@ -10,31 +10,29 @@ from moatvpn.ike import init, resumption
 from moatvpn.ike.addresses import Addresses
 from moatvpn.ike.answering import ike_policy
 from moatvpn.ike.authentication.contract import Authentication
+from moatvpn.ike.authentication.raw_key import RawKeyAuthentication
 from moatvpn.ike.backoff import Backoff
 from moatvpn.ike.children import Children
 from moatvpn.ike.context import Context
 from moatvpn.ike.diagnosis import FailureRecord
-from moatvpn.ike.events import Configured, IkeDown, IkeUp
+from moatvpn.ike.events import Configured, IkeDown, IkeUp, PeerMoved
 from moatvpn.ike.failure import Failure, no_answer
 from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.informational import farewell
 from moatvpn.ike.init import InitSecrets
-from moatvpn.ike.mobike import LivenessTask
+from moatvpn.ike.liveness import Liveness
 from moatvpn.ike.ppk import Ppk
+from moatvpn.ike.reauthentication import DELETE_AFTER, Reauthentication, retire
 from moatvpn.ike.redirect import Redirects
 from moatvpn.ike.rekey import RekeyIkeTask, hand_over
 from moatvpn.ike.resumption import Tickets
 from moatvpn.ike.scheduler import Deadline
 from moatvpn.ike.state import State
-from moatvpn.wire.endpoint import IKE_PORT, KEEPALIVE, Endpoint
+from moatvpn.wire.endpoint import IKE_PORT, Endpoint
 from moatvpn.wire.ike_config import Assigned
 
 RETRY_SECONDS = 1.0
 START_SPREAD = 0.2  # seconds over which connections of one box start, so that they don't at once
-KEEPALIVE_SECONDS = 20.0  # without a packet to the peer, from behind a NAT (RFC 3948, 4)
-UNANSWERED_SECONDS = 2.0  # traffic out and none in for this long: ask whether the peer lives
-# The least part of dpd_interval. Moats that an outage has brought into step fall out of it again.
-LIVENESS_PART = 0.8
 
 
 class Connection:
@@ -65,16 +63,38 @@ class Connection:
         self.addresses = Addresses(context, self)
         self.tickets = Tickets(self)
         self.redirects = Redirects(self, gateways)
+        self.reauthentication = Reauthentication(self)
+        self.liveness = Liveness(context, self, now)
         self._retry: Deadline | None = None
-        self._watch: Deadline | None = None
-        self._unanswered: Deadline | None = None
-        self._keepalive: Deadline | None = None
-        self._last_outbound = now
-        self._last_inbound = now
         self._removed = False
         if config.initiate:
             self.expect_calls()
             self._retry_at(now + START_SPREAD * context.fraction())
+
+    # Who we are to the peer
+
+    def method(self, sa: IkeSa) -> Authentication:
+        """Return what proves both sides of an IKE SA that is not resumed."""
+        if sa.gateway is not None:
+            return self.redirects.gateways[sa.gateway]
+        return self.authentication
+
+    def key_refused(self, sa: IkeSa) -> None:
+        """Take in that the peer does not accept the key that we proved ourselves by."""
+        method = self.method(sa)
+        if isinstance(method, RawKeyAuthentication):
+            method.refused(sa.local_key)
+
+    def renew_key(self) -> None:
+        """Prove our first key from now on."""
+        for method in (self.authentication, *self.redirects.gateways.values()):
+            if isinstance(method, RawKeyAuthentication):
+                method.renew()
+
+    @property
+    def replaces_living(self) -> bool:
+        """Return whether a call of ours is to replace an IKE SA that goes on meanwhile."""
+        return self.sa is not None and not self.sa.silent and self.reauthentication.due
 
     # Setting up
 
@@ -87,7 +107,7 @@ class Connection:
         """Start an IKE SA where the peer is configured, with everything fresh, if one is needed."""
         address = self.config.remote_address
         gateway = self.redirects.target
-        needed = self.sa is None or self.sa.silent or self.redirects.pending
+        needed = self.sa is None or self.sa.silent or self._moving
         if self._removed or address is None or not needed:
             return
         self._drop_attempt()
@@ -98,15 +118,21 @@ class Connection:
         else:
             attempt.gateway = gateway
 
+    @property
+    def _moving(self) -> bool:
+        """Return whether there is to be another IKE SA though the one that we have is well."""
+        return self.redirects.pending or self.reauthentication.due
+
     def attempt_at(self, remote: Endpoint, port: int, now: float) -> IkeSa | None:
         """Start an IKE SA with remote from our port, unless one is or goes up; None for no way."""
         host = self._context.local_address(remote.host)
-        busy = self.sa is not None and not self.sa.silent and not self.redirects.pending
+        busy = self.sa is not None and not self.sa.silent and not self._moving
         if host is None or self.attempt is not None or busy:
             return None
         force_udp = self.config.encapsulation == "udp"
         context, local, name = self._context, Endpoint(host, port), self.config.name
-        ticket = self.tickets.usable(remote.host, now)
+        proves = self.reauthentication.due  # which a ticket would not do
+        ticket = None if proves else self.tickets.usable(remote.host, now)
         if ticket is not None:
             self.attempt = resumption.start(context, name, local, remote, ticket, force_udp, now)
         else:
@@ -132,9 +158,11 @@ class Connection:
             self.attempt[0].close()
             self.attempt = None
 
-    def established(self, sa: IkeSa, child: ChildSa, now: float) -> None:
-        """Take a freshly authenticated IKE SA and its CHILD_SA, in place of any older one."""
-        old, old_children = self.sa, list(self.children.records)
+    def established(self, sa: IkeSa, child: ChildSa, now: float, *, beside: bool) -> None:
+        """Take a freshly authenticated IKE SA and its CHILD_SA, in place of any older one.
+
+        beside: whoever called has an older one that goes on meanwhile, so nothing is lost.
+        """
         if self.attempt is not None and self.attempt[0] is sa:
             self.attempt = None
         self._drop_attempt()
@@ -144,21 +172,52 @@ class Connection:
             sa.expires.cancel()
         sa.forget_half_open()
         sa.move(State.ESTABLISHED)
+        beside = beside and self.sa is not None
+        if beside and not sa.initiator:
+            sa.connection = self.config.name
+            self.children.add(sa, child, None, False, now)
+            self.reauthentication.offered(sa, child.spi_in, now)
+            return
+        self.reauthentication.drop()
+        self.reauthentication.ended()
+        old, old_children = self.sa, list(self.children.records)
+        self._begin_with(sa, now)
+        self.children.add(sa, child, None, True, now)
+        moved = self.redirects.arrived(sa)
+        if beside and old is not None and not moved:
+            self.children.superseded(old_children, child.spi_in, DELETE_AFTER, now)
+            retire(old, now, delete=True)
+        else:
+            for spi_in in old_children:
+                self.children.gone(spi_in)
+        self.children.fill(now)
+        if old is not None and not (beside and not moved):
+            if moved:
+                old.send(farewell(old))
+            old.close()
+        self.reauthentication.plan(now)
+
+    def _begin_with(self, sa: IkeSa, now: float) -> None:
         self.addresses.begin(sa)
         self.adopt(sa, now)
         self.tickets.began(sa)
         self._context.events.append(IkeUp(self.config.name, sa.remote, sa.initiator))
-        self.children.add(sa, child, None, True, now)
-        for spi_in in old_children:
-            self.children.gone(spi_in)
-        self.children.fill(now)
-        moved = self.redirects.arrived(sa)
+        self.liveness.began(now)
+
+    def take_over(self, sa: IkeSa, spi_in: int, now: float) -> None:
+        """Go over to an IKE SA that the peer has set up beside ours, and its CHILD_SA spi_in."""
+        old = self.sa
+        peer, udp = self.addresses.peer, old.nat if old is not None else sa.nat
+        old_children = [spi for spi in self.children.records if spi != spi_in]
+        self._begin_with(sa, now)
+        if (peer, udp) != (sa.remote, sa.nat):
+            self._context.events.append(PeerMoved(self.config.name, sa.remote, sa.nat))
+        self.children.activate(spi_in)
+        self.children.superseded(old_children, spi_in, DELETE_AFTER, now)
         if old is not None:
-            if moved:
-                old.send(farewell(old))
-            old.close()
-        self._last_inbound = now
-        self._watch_from(now)
+            retire(old, now, delete=False)
+        self.children.fill(now)
+        self.reauthentication.plan(now)
 
     def configured(self, assigned: Assigned) -> None:
         """Take in what the peer has assigned to us."""
@@ -174,7 +233,7 @@ class Connection:
         self.expect_calls()
         when = now + self.config.ike_lifetime * self._context.lifetime_part()
         sa.rekey_at = self._context.scheduler.at(when, self.rekey_ike)
-        self.keep_mapping(now)
+        self.liveness.keep_mapping(now)
 
     # Rekeying the IKE SA
 
@@ -193,84 +252,31 @@ class Connection:
 
         The peer did not see our own rekey before it was done with its own (2.8.2).
         """
+        self.reauthentication.used(sa, now)
         if self.sa is not None and self.sa.rival is not None and self.sa.rival[0] is sa:
             hand_over(self, self.sa, sa, now)
 
     def sa_deleted(self, sa: IkeSa, now: float) -> None:
         """Take in that the peer deleted an IKE SA."""
+        candidate = self.reauthentication.candidate
+        if sa is self.sa and candidate is not None:
+            self.reauthentication.used(candidate, now)
         if sa is self.sa and sa.rival is not None and sa.rival[0].state is not State.CLOSED:
             hand_over(self, sa, sa.rival[0], now)
         if sa is self.sa:
             self.tickets.void()
         self.sa_failed(sa, "the peer deleted the IKE SA", now)
 
-    # Liveness and addresses
+    # What is heard of the peer, and what is not
 
     def inbound(self, now: float) -> None:
         """Something authentic came from the peer."""
-        self._last_inbound = now
-        if self._unanswered is not None:
-            self._unanswered.cancel()
-            self._unanswered = None
-        if self.sa is not None:
-            self.sa.peer_lives(now)
+        self.liveness.inbound(now)
         # Once IKE_AUTH has left, the peer may have replaced our IKE SA already: then go on.
-        if self.sa is None or self.attempt is None or self.redirects.pending:
+        if self.sa is None or self.attempt is None or self._moving:
             return
         if self.attempt[0].state is not State.AUTH_SENT:
             self._drop_attempt()
-
-    def outbound(self, now: float) -> None:
-        """A packet went to the peer; if nothing comes back, ask soon."""
-        self._last_outbound = now
-        if self._unanswered is None and self.sa is not None:
-            self._unanswered = self._context.scheduler.at(now + UNANSWERED_SECONDS, self._no_answer)
-
-    def keep_mapping(self, now: float) -> None:
-        """Send keepalives from now on if there is a NAT on our side, and else none."""
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-        if self.sa is not None and self.sa.behind_nat:
-            self._keepalive = self._context.scheduler.at(now + KEEPALIVE_SECONDS, self._keep_alive)
-
-    def _keep_alive(self, now: float) -> None:
-        """Keep the NAT in front of us from forgetting us, if nothing else has."""
-        if self.sa is None or not self.sa.behind_nat:
-            return
-        idle_since = max(self._last_outbound, self.sa.sent_at)
-        if idle_since + KEEPALIVE_SECONDS <= now:
-            self.sa.send(KEEPALIVE)
-            idle_since = now
-        due = idle_since + KEEPALIVE_SECONDS
-        self._keepalive = self._context.scheduler.at(due, self._keep_alive)
-
-    def _no_answer(self, now: float) -> None:
-        self._unanswered = None
-        self.check_liveness(now)
-
-    def _watch_from(self, since: float) -> None:
-        """Ask the peer whether it lives, if nothing of it comes from that time on."""
-        if self._watch is not None:
-            self._watch.cancel()
-        part = LIVENESS_PART + (1 - LIVENESS_PART) * self._context.fraction()
-        when = since + part * self.config.dpd_interval
-        self._watch = self._context.scheduler.at(when, self._look)
-
-    def _look(self, now: float) -> None:
-        if self.sa is None:
-            return
-        if self._last_inbound + LIVENESS_PART * self.config.dpd_interval <= now:
-            self.check_liveness(now)
-            self._watch_from(now)
-        else:
-            self._watch_from(self._last_inbound)
-
-    def check_liveness(self, now: float) -> None:
-        """Ask the peer whether it lives, unless some request waits for it already."""
-        if self.config.initiate and self.addresses.own_changed(now):
-            return
-        if self.sa is not None and self.sa.pending is None:
-            self.sa.start(LivenessTask(self, self.sa), now)
 
     def suspect(self, sa: IkeSa, request: Sequence[bytes], now: float) -> None:
         """Take in that sa leaves a request unanswered.
@@ -292,7 +298,7 @@ class Connection:
         if attempt is None or self._context.local_address(str(address)) != attempt.local.host:
             self.begin(now)
         if not self.addresses.own_changed(now):
-            self.check_liveness(now)  # another network may have given us the same address
+            self.liveness.check(now)  # another network may have given us the same address
 
     # Ending
 
@@ -314,6 +320,10 @@ class Connection:
         refused: because one of the two will not have the other. That does not mend by asking often.
         """
         wait = self._backoff.wait() if refused else 0.0
+        if self.reauthentication.lost(sa):
+            return
+        if sa is self.sa and self.reauthentication.candidate is not None:
+            self.reauthentication.used(self.reauthentication.candidate, now)
         if self.attempt is not None and self.attempt[0] is sa:
             if not refused and self.config.initiate:
                 self._unreached(sa, now)
@@ -321,6 +331,8 @@ class Connection:
                 self.tickets.failed(sa)
                 wait = 0.0  # the next call is a full one
             self.redirects.failed(sa)
+            if refused:
+                self.reauthentication.ended()
             self._drop_attempt()
             if self.config.initiate:
                 self._retry_at(now + (wait or RETRY_SECONDS * self._context.fraction()))
@@ -346,10 +358,11 @@ class Connection:
     def remove(self, now: float) -> None:
         """End everything, and tell the peer once."""
         self._removed = True
-        for timer in (self._retry, self._watch, self._unanswered, self._keepalive):
-            if timer is not None:
-                timer.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
+        self.liveness.end()
         self._drop_attempt()
+        self.reauthentication.drop()
         self._context.callers.expect(self.config.name, ())
         self._context.callbacks.left(self.config.name, now)
         if self.sa is not None:

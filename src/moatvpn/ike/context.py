@@ -51,7 +51,7 @@ class Context:
         abilities: Abilities,
     ) -> None:
         self.identity = identity
-        self.signer = signer
+        self.signers: tuple[Signer, ...] = (signer,)  # one that another replaces comes last
         self.counters = counters
         self.random = random
         self.local_address = local_address
@@ -81,6 +81,11 @@ class Context:
         self.callers = Callers()
         self.callbacks = Callbacks(self)
         self.reveal: Reveal | None = None  # keys are told to nobody, but in a laboratory
+
+    @property
+    def signer(self) -> Signer:
+        """Return the key that we want to prove."""
+        return self.signers[0]
 
     def connection_of(self, sa: IkeSa) -> Connection | None:
         """Return the connection that an IKE SA belongs to, or None."""

@@ -155,6 +155,9 @@ class ChildRequest(ABC):
 
     def complete(self, payloads: Sequence[RawPayload], now: float) -> None:
         """Make the CHILD_SA, or ask once more, in the group that the peer wants."""
+        if self.sa.superseded:
+            self.abandon()  # what it makes would go with the IKE SA, which is on its way out
+            return
         refused = refusal(payloads)
         if refused is None:
             self._go_on(payloads, now)

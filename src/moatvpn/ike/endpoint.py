@@ -17,6 +17,7 @@ from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
 from moatvpn.ike.ppk import ppk_for
+from moatvpn.ike.reauthentication import SPREAD_SECONDS
 from moatvpn.ike.reception import receive
 from moatvpn.ike.redirect import RedirectTask
 from moatvpn.ike.secrets import NO_CERTIFICATES, NO_SECRETS, Certificates, ConnectionSecrets
@@ -121,6 +122,37 @@ class IkeEndpoint:
         else:
             connection.rekey_ike(now)
 
+    def use_keys(self, signers: tuple[Signer, ...], now: float) -> int:
+        """Prove the first of signers from now on, and another one to a peer that refuses it.
+
+        Each connection that is up by another key is authenticated anew, beside what it has.
+        Returns how many those are.
+        """
+        context = self._context
+        context.signers = signers
+        spread = SPREAD_SECONDS * (len(context.connections) - 1)
+        for connection in context.connections.values():
+            connection.renew_key()
+        return sum(each.reauthentication.plan(now, spread) for each in context.connections.values())
+
+    def change_keys(self, config: ConnectionConfig, now: float) -> bool:
+        """Accept other keys of a peer's; return False where its IKE SA is by none of them.
+
+        config differs from what the connection of its name has in remote_public_keys only. Where
+        this returns False, nothing has changed.
+        """
+        connection, context = self._connection(config.name), self._context
+        sa, candidate = connection.sa, connection.reauthentication.candidate
+        keys = config.public_keys()
+        if gateways_of(config) or (sa is not None and sa.remote_key not in keys):
+            return False
+        if candidate is not None and candidate.remote_key not in keys:
+            connection.reauthentication.drop()
+        connection.config = config
+        connection.authentication = authentication_for(context, config, NO_SECRETS)
+        connection.reauthentication.plan(now)
+        return True
+
     def redirect(self, name: str, gateway: str | None, now: float) -> bool:
         """Send the peer of a connection to another gateway, now and whenever it calls; None: stop.
 
@@ -170,7 +202,7 @@ class IkeEndpoint:
         """An envelope went out on the connection."""
         connection = self._context.connections.get(name)
         if connection is not None:
-            connection.outbound(now)
+            connection.liveness.outbound(now)
 
     def peer_moved(self, name: str, peer: Endpoint, now: float) -> None:
         """The newest authentic envelope came from a new address; port 0 keeps the port."""

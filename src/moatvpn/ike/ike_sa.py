@@ -68,6 +68,8 @@ class IkeSa:
     asked_via: our address and the peer's of the request that we are answering.
     resumed: it goes on where another one was lost (RFC 5723). redirectable: the peer can be sent to
     another gateway (RFC 5685); gateway: the one that we have been sent to, where this is with it.
+    local_key and remote_key: the public keys that we and the peer proved ourselves by, None where
+    it was otherwise. superseded: another one, authenticated anew, has replaced it.
     rekeying: our request to replace it is in flight. rival: the IKE SA that the peer's own such
     request has made meanwhile, and the lowest nonce of that exchange (2.8.2).
     """
@@ -92,6 +94,9 @@ class IkeSa:
     resumed: bool = False
     redirectable: bool = False
     gateway: Gateway | None = None
+    local_key: bytes | None = None
+    remote_key: bytes | None = None
+    superseded: bool = False
     choice: IkeChoice | None = None
     keys: IkeKeys | None = None
     established_at: float = 0.0

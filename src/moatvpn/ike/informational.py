@@ -100,6 +100,8 @@ def respond(
     if fatal is not None:
         sa.respond(Exchange.INFORMATIONAL, message_id, [])
         failure = failure_told(fatal.type)
+        if fatal.type == NotifyType.AUTHENTICATION_FAILED:
+            connection.key_refused(sa)
         connection.failed(failure, sa.remote.host, now)
         connection.sa_failed(sa, str(failure), now, refused=True)
         return
@@ -122,5 +124,6 @@ def respond(
     sa.respond(Exchange.INFORMATIONAL, message_id, answer)
     connection.addresses.requested(request, now)
     redirect.heard(connection, sa, payloads, now)
+    connection.reauthentication.asked(notifies_of(payloads), now)
     for record in gone:
         connection.children.deleted(record, now)

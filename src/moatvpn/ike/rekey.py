@@ -219,6 +219,7 @@ def replacement(old: IkeSa, initiator: bool, seed: Seed, choice: IkeChoice, keys
     new.connection, new.nat, new.behind_nat = old.connection, old.nat, old.behind_nat
     new.choice, new.fragmentation, new.ppk = choice, old.fragmentation, old.ppk
     new.redirectable, new.gateway = old.redirectable, old.gateway
+    new.local_key, new.remote_key = old.local_key, old.remote_key
     new.mobility = old.mobility
     new.set_keys(keys)
     old.context.ike_sas[new.our_spi] = new

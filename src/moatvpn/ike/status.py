@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moatvpn.ike.authentication.raw_key import RawKeyAuthentication
 from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.state import State
 from moatvpn.wire.endpoint import Endpoint
@@ -20,6 +21,8 @@ class ConnectionStatus:
     state is "established", "connecting" (we initiate) or "waiting" (for the peer to call).
     key_exchange names those of the IKE SA, such as "x25519+mlkem768"; ppk is the name of the PPK
     that is in its keys.
+    local_key and remote_key are the public keys that we and the peer proved ourselves by, None
+    where it was otherwise; key_refused: the peer does not accept the first of our own.
     resumed says whether the IKE SA began by a ticket (RFC 5723), resumptions how many have so far,
     ticket whether there is one to resume this one with.
     """
@@ -37,9 +40,20 @@ class ConnectionStatus:
     key_exchange: str | None = None
     ppk: str | None = None
     failure: FailureRecord | None = None
+    local_key: bytes | None = None
+    remote_key: bytes | None = None
+    key_refused: bool = False
     resumed: bool = False
     resumptions: int = 0
     ticket: bool = False
+
+
+def first_refused(connection: Connection) -> bool:
+    """Return whether the peer does not accept the key that we would rather prove."""
+    method = connection.authentication
+    if connection.sa is not None:
+        method = connection.method(connection.sa)
+    return isinstance(method, RawKeyAuthentication) and method.first_refused
 
 
 def status_of(connection: Connection) -> ConnectionStatus:
@@ -60,6 +74,9 @@ def status_of(connection: Connection) -> ConnectionStatus:
         ike_rekey_at=sa.rekey_at.when if sa and sa.rekey_at else None,
         child_rekey_at=connection.children.next_rekey(),
         failure=connection.failure,
+        local_key=sa.local_key if sa else None,
+        remote_key=sa.remote_key if sa else None,
+        key_refused=first_refused(connection),
         resumed=bool(sa) and connection.tickets.resumed,
         resumptions=connection.tickets.count,
         ticket=connection.tickets.good,

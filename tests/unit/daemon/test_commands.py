@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
+from moatvpn.crypto.sign import Signer, fingerprint, generate_private_key, load_private_key
 from moatvpn.daemon.commands import Commands
 from moatvpn.daemon.control import Peer
 from moatvpn.errors import OperatorError
@@ -45,6 +46,10 @@ class FakeEngine:
         self.calls.append(("redirect", name, gateway, now))
         return 3
 
+    def use_keys(self, signers: tuple[Signer, ...], now: float) -> int:
+        self.calls.append(("use_keys", signers, now))
+        return 2
+
 
 @pytest.fixture
 def engine() -> FakeEngine:
@@ -53,7 +58,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def commands(engine: FakeEngine, log: Any) -> Commands:
-    return Commands(engine, log, lambda: 50.0)  # type: ignore[arg-type]
+    return Commands(engine, log, lambda: 50.0, tuple)  # type: ignore[arg-type]
 
 
 def test_reading_commands_leave_no_trace(commands: Commands, log: Any) -> None:
@@ -154,4 +159,24 @@ def test_redirects(
 def test_no_redirect_to_nowhere(commands: Commands, engine: FakeEngine, gateway: Any) -> None:
     with pytest.raises(OperatorError):
         commands({"command": "redirect", "name": "c1", "gateway": gateway}, OPERATOR)
+    assert engine.calls == []
+
+
+def test_keys_are_read_again_and_the_first_is_told(engine: FakeEngine, log: Any) -> None:
+    signers = tuple(load_private_key(generate_private_key()) for _ in range(2))
+    commands = Commands(engine, log, lambda: 50.0, lambda: signers)  # type: ignore[arg-type]
+    answer = commands({"command": "reload-keys"}, OPERATOR)
+    assert answer == {"begun": 2, "key": fingerprint(signers[0].public_key)}
+    assert engine.calls == [("use_keys", signers, 50.0)]
+    (line,) = log.lines
+    assert "2 connections" in str(line)
+
+
+def test_keys_that_cannot_be_read_leave_those_in_use(engine: FakeEngine, log: Any) -> None:
+    def unreadable() -> tuple[Signer, ...]:
+        raise OperatorError("private key", "cannot be read", "Run as root")
+
+    commands = Commands(engine, log, lambda: 50.0, unreadable)  # type: ignore[arg-type]
+    with pytest.raises(OperatorError, match="cannot be read"):
+        commands({"command": "reload-keys"}, OPERATOR)
     assert engine.calls == []

@@ -46,6 +46,11 @@ class CertificateAuthentication:
         self._anchors = anchors
 
     @property
+    def public_key(self) -> bytes | None:
+        """Return the key that our certificate is of."""
+        return self._signer.public_key
+
+    @property
     def authorities(self) -> tuple[bytes, ...]:
         """Return the CAs that may vouch for the peer."""
         return self._anchors.authorities
@@ -62,7 +67,7 @@ class CertificateAuthentication:
 
     def verify(
         self, transcript: Transcript, identity: bytes, payloads: Sequence[RawPayload]
-    ) -> None:
+    ) -> bytes | None:
         """Raise ProofError unless a CA vouches for the peer's name and key, and the key signed."""
         name = self._config.remote_identity
         subject = parse_distinguished_name(identity)
@@ -81,6 +86,7 @@ class CertificateAuthentication:
         if not verify(peer.public_key, data, transcript.octets):
             what = f"{name} did not sign with its certificate's key"
             raise ProofError(what, "Have it use the private key that the certificate was made for")
+        return peer.public_key
 
 
 def _chain(payloads: Sequence[RawPayload]) -> list[bytes]:

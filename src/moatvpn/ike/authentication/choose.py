@@ -22,7 +22,7 @@ def authentication_for(
             raise OperatorError(what, "has no pre-shared key", "Give psk_file")
         return PskAuthentication(config, secrets.psk)
     if config.authentication == "raw-public-key":
-        return RawKeyAuthentication(config, context.signer)
+        return RawKeyAuthentication(config, context)
     if context.certificates.own is None:
         why = "wants certificates, and this box has none of its own"
         raise OperatorError(what, why, "Give certificate in moatd.json")

@@ -40,6 +40,11 @@ class Authentication(Protocol):
     """One connection's method. hashes are those that the peer verifies (RFC 7427, 4)."""
 
     @property
+    def public_key(self) -> bytes | None:
+        """Return our SubjectPublicKeyInfo that prove proves, None where it is something else."""
+        ...
+
+    @property
     def authorities(self) -> tuple[bytes, ...]:
         """Return the CAs that may vouch for the peer, as CERTREQ names them; often none."""
         ...
@@ -54,10 +59,11 @@ class Authentication(Protocol):
 
     def verify(
         self, transcript: Transcript, identity: bytes, payloads: Sequence[RawPayload]
-    ) -> None:
+    ) -> bytes | None:
         """Raise ProofError unless payloads prove that the peer is the connection's.
 
-        identity is the body of the peer's ID payload.
+        identity is the body of the peer's ID payload. Returns the peer's SubjectPublicKeyInfo that
+        verified its signature, None where there was none.
         """
         ...
 

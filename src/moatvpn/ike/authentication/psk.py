@@ -25,6 +25,11 @@ class PskAuthentication:
         self._psk = psk
 
     @property
+    def public_key(self) -> bytes | None:
+        """Return None: no key pair has a part in it."""
+        return None
+
+    @property
     def authorities(self) -> tuple[bytes, ...]:
         """Return nothing: no CA has a part in it."""
         return ()
@@ -45,10 +50,11 @@ class PskAuthentication:
 
     def verify(
         self, transcript: Transcript, identity: bytes, payloads: Sequence[RawPayload]
-    ) -> None:
+    ) -> bytes | None:
         """Raise ProofError unless the peer's MAC is the one that the secret makes."""
         require_name(identity, self._config.remote_identity)
         data = proof_in(payloads, AUTH_SHARED_KEY)
         if not hmac.compare_digest(data, self._mac(transcript)):
             what = f"{self._config.remote_identity} has another pre-shared key than we have"
             raise ProofError(what, "Put the same secret into psk_file on both sides")
+        return None

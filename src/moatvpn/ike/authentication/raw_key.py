@@ -1,12 +1,14 @@
 """Raw public keys (RFC 7670): each side lists the other's keys.
 
 The key in a CERT payload is never believed: a signature must verify under a key of the
-connection's configuration.
+connection's configuration. While a box has two keys of its own, because one takes the other's
+place, a connection proves the first, and the other one to a peer that has refused that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from moatvpn.config import ConnectionConfig
 from moatvpn.crypto.sign import Signer, verify
@@ -18,14 +20,45 @@ from moatvpn.wire.ike_header import PayloadType, RawPayload
 from moatvpn.wire.ike_payloads import AUTH_DIGITAL_SIGNATURE, CERT_RAW_PUBLIC_KEY
 
 
+class HasSigners(Protocol):
+    """Who has our keys: the one that we want to prove first, then any that it replaces."""
+
+    signers: tuple[Signer, ...]
+
+
 class RawKeyAuthentication:
     """Our key against one of the peer's. See contract.Authentication."""
 
-    __slots__ = ("_config", "_signer")
+    __slots__ = ("_config", "_context", "_refusals")
 
-    def __init__(self, config: ConnectionConfig, signer: Signer) -> None:
+    def __init__(self, config: ConnectionConfig, context: HasSigners) -> None:
         self._config = config
-        self._signer = signer
+        self._context = context
+        self._refusals = 0
+
+    @property
+    def _signer(self) -> Signer:
+        signers = self._context.signers
+        return signers[self._refusals % len(signers)]
+
+    @property
+    def public_key(self) -> bytes | None:
+        """Return the one of our keys that is this connection's turn."""
+        return self._signer.public_key
+
+    @property
+    def first_refused(self) -> bool:
+        """Return whether it is not our first key that it proves, for the peer has refused that."""
+        return self._refusals % len(self._context.signers) != 0
+
+    def refused(self, key: bytes | None) -> None:
+        """Take in that the peer does not accept our key: another one's turn, if we have one."""
+        if key == self._signer.public_key:
+            self._refusals += 1
+
+    def renew(self) -> None:
+        """Prove our first key again from now on."""
+        self._refusals = 0
 
     @property
     def authorities(self) -> tuple[bytes, ...]:
@@ -43,11 +76,13 @@ class RawKeyAuthentication:
 
     def verify(
         self, transcript: Transcript, identity: bytes, payloads: Sequence[RawPayload]
-    ) -> None:
+    ) -> bytes | None:
         """Raise ProofError unless the signature is of one of the configured keys."""
         require_name(identity, self._config.remote_identity)
         data = proof_in(payloads, AUTH_DIGITAL_SIGNATURE)
-        if not any(verify(key, data, transcript.octets) for key in self._config.public_keys()):
-            what = f"{self._config.remote_identity} signed with a key that is none of its own"
-            remedy = "Compare remote_public_keys here with `moatctl identity show` there"
-            raise ProofError(what, remedy)
+        for key in self._config.public_keys():
+            if verify(key, data, transcript.octets):
+                return key
+        what = f"{self._config.remote_identity} signed with a key that is none of its own"
+        remedy = "Compare remote_public_keys here with `moatctl identity show` there"
+        raise ProofError(what, remedy)

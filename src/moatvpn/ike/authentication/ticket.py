@@ -26,6 +26,11 @@ class TicketAuthentication:
         self._ours, self._theirs = ours, theirs
 
     @property
+    def public_key(self) -> bytes | None:
+        """Return None: no key pair has a part in it."""
+        return None
+
+    @property
     def authorities(self) -> tuple[bytes, ...]:
         """Return nothing: no CA has a part in it."""
         return ()
@@ -43,10 +48,11 @@ class TicketAuthentication:
 
     def verify(
         self, transcript: Transcript, identity: bytes, payloads: Sequence[RawPayload]
-    ) -> None:
+    ) -> bytes | None:
         """Raise ProofError unless the peer's MAC is made with the keys that are resumed."""
         require_name(identity, self._config.remote_identity)
         data = proof_in(payloads, AUTH_SHARED_KEY)
         if not hmac.compare_digest(data, transcript.prf.compute(self._theirs, transcript.octets)):
             what = f"{self._config.remote_identity} presents a ticket without its keys"
             raise ProofError(what, "A full call follows; if it fails too, see what it says")
+        return None
