@@ -334,6 +334,49 @@ def test_a_certificate_without_its_private_key_proves_nothing():
     assert "did not sign" in failure(portal).what
 
 
+YEARS = 3650 * DAY
+
+
+@pytest.mark.parametrize("clock", [0.0, NOW - YEARS, NOW - 2 * DAY, NOW + YEARS])
+def test_a_moat_whose_clock_is_wrong_gets_its_tunnel_all_the_same(clock):
+    """It would set the clock through the tunnel. The portal's certificate is newer than its own."""
+    network = Network()
+    moat = with_certificate(MOAT, MOAT_HOST, 11, CA.issue(MOAT, after=NOW - 9 * DAY), clock)
+    portal = with_certificate(PORTAL, PORTAL_HOST, 22, CA.issue(PORTAL, after=NOW - DAY))
+    join(network, moat, portal, (CA.anchors, CA.anchors))
+    network.run(1.0)
+    assert connected(moat, portal)
+
+
+@pytest.mark.parametrize("clock", [NOW - 2 * DAY, NOW + YEARS])
+def test_a_portal_whose_clock_is_wrong_believes_no_certificate(clock):
+    network = Network()
+    moat = with_certificate(MOAT, MOAT_HOST, 11, CA.issue(MOAT))
+    portal = with_certificate(PORTAL, PORTAL_HOST, 22, CA.issue(PORTAL), clock)
+    join(network, moat, portal, (CA.anchors, CA.anchors))
+    network.run(0.5)
+    assert not portal.kinds(IkeUp)
+
+
+@pytest.mark.parametrize("clock", [NOW - YEARS, NOW + YEARS])
+def test_a_moat_with_a_wrong_clock_believes_no_certificate_of_another_time(clock):
+    """It expired before our own began, or begins once ours has expired; and a revoked one."""
+    ours = CA.issue(MOAT, after=NOW - 9 * DAY)
+    revoked = CA.issue(PORTAL)
+    for theirs, crls in (
+        (CA.issue(PORTAL, after=NOW - 20 * DAY, until=NOW - 10 * DAY), []),
+        (CA.issue(PORTAL, after=NOW + 40 * DAY, until=NOW + 50 * DAY), []),
+        (revoked, [CA.revoke(revoked)]),
+    ):
+        network = Network()
+        moat = with_certificate(MOAT, MOAT_HOST, 11, ours, clock, crls)
+        portal = with_certificate(PORTAL, PORTAL_HOST, 22, theirs)
+        join(network, moat, portal, (CA.anchors, CA.anchors))
+        network.run(0.5)
+        assert not moat.kinds(IkeUp)
+        assert failure(moat).side == "here"
+
+
 def test_without_a_wall_clock_every_certificate_is_refused():
     network = Network()
     moat = with_certificate(MOAT, MOAT_HOST, 11, CA.issue(MOAT))

@@ -101,3 +101,32 @@ def test_a_certificate_that_is_revoked_while_moatd_runs_is_refused_from_then_on(
     assert "is revoked by its CA" in told(pair.portal, "m0001")["what"]
     assert told(pair.moat, "portal1")["side"] == "peer"
     assert not pair.pings()
+
+
+# moatd as it is, but for a wall clock that is so many seconds off.
+_OFF = """
+import sys, time
+from moatvpn.drivers import clock
+clock.wall_clock = lambda: time.time() + float(sys.argv[1])
+from moatvpn.daemon.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_moat_whose_clock_is_years_off_gets_its_tunnel(pair: Pair, years: int) -> None:
+    """Through it it would set the clock. Its certificate is older than the portal's."""
+    old = {"after": time.time() - 9 * DAY, "until": time.time() + 9 * DAY}
+    new = {"after": time.time() - DAY, "until": time.time() + 9 * DAY}
+    ca = Authority("Test CA", "p256", **old)
+    for box, issued, connection in (
+        (pair.moat, ca.issue(MOAT.identity, **old), pair.to_portal),
+        (pair.portal, ca.issue(PORTAL.identity, **new), pair.to_moat),
+    ):
+        certify(box, issued, ca.crl(**old))
+        connection.pop("remote_public_keys")
+        path = write(box.directory / "ca.pem", ca.pem)
+        connection |= {"authentication": "certificate", "ca_files": [path]}
+    pair.moat.program = ("-c", _OFF, str(years * 365 * DAY))
+    pair.start()
+    assert "by our clock" in pair.moat.log.read_text()  # it is wrong indeed

@@ -138,7 +138,12 @@ class Namespace:
 
 
 class Box(Namespace):
-    """One namespace with a moatd in it, and with the interface that its data plane needs."""
+    """One namespace with a moatd in it, and with the interface that its data plane needs.
+
+    program: what Python is told to run as moatd, without moatd's own arguments.
+    """
+
+    program: tuple[str, ...] = ("-m", "moatvpn.daemon.main")
 
     def __init__(
         self,
@@ -187,7 +192,7 @@ class Box(Namespace):
 
     def start(self) -> None:
         """Start moatd, and wait until it answers."""
-        words = ("-m", "moatvpn.daemon.main", "--config", str(self.directory / "moatd.json"))
+        words = (*self.program, "--config", str(self.directory / "moatd.json"))
         with self.log.open("ab") as log:
             self.daemon = self.popen(sys.executable, *words, stderr=log)
         wait_for(self.answers, "moatd", 10)

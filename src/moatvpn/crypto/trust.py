@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -56,6 +56,13 @@ class CertificateError(MoatError):
         self.remedy = remedy
 
 
+class Moment(NamedTuple):
+    """When it is, as far as it is known: from earliest to latest, in seconds since the epoch."""
+
+    earliest: float
+    latest: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Authority:
     """A CA that is trusted, and how many CAs may come below it."""
@@ -77,7 +84,7 @@ def _length(seconds: float) -> str:
     return f"{hours} hours" if hours < 48 else f"{hours // 24} days"
 
 
-def _check_any(certificate: x509.Certificate, now: float) -> None:
+def _check_any(certificate: x509.Certificate, now: Moment) -> None:
     """Raise CertificateError for what no certificate may be, CA or not."""
     name = f"certificate {subject_text(certificate)}"
     weak = signature_weakness(certificate) or weakness(certificate.public_key())
@@ -87,13 +94,13 @@ def _check_any(certificate: x509.Certificate, now: float) -> None:
         raise CertificateError(f"{name} is not of version 3", _RENEW)
     first, last = validity(certificate)
     # The difference, because it is what shows a clock that is wrong by a day.
-    if now < first:
+    if now.latest < first:
         when = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        why = f"{name} is not valid before {when}, in {_length(first - now)} by our clock"
+        why = f"{name} is not valid before {when}, in {_length(first - now.latest)} by our clock"
         raise CertificateError(why, "Check the clock (NTP) here, and that of the CA")
-    if now > last:
+    if now.earliest > last:
         when = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-        why = f"{name} expired at {when}, {_length(now - last)} ago by our clock"
+        why = f"{name} expired at {when}, {_length(now.earliest - last)} ago by our clock"
         raise CertificateError(why, "Renew it; if it is not that old, check the clock (NTP) here")
     for extension in certificate.extensions:
         limits = extension.oid == ExtensionOID.NAME_CONSTRAINTS
@@ -103,7 +110,7 @@ def _check_any(certificate: x509.Certificate, now: float) -> None:
             raise CertificateError(why, "Have it issued without")
 
 
-def _check_authority(certificate: x509.Certificate, now: float) -> float:
+def _check_authority(certificate: x509.Certificate, now: Moment) -> float:
     """Return how many CAs may come below one; raise CertificateError where it is no sound CA."""
     _check_any(certificate, now)
     name = f"certificate {subject_text(certificate)}"
@@ -116,7 +123,7 @@ def _check_authority(certificate: x509.Certificate, now: float) -> float:
     return math.inf if constraints.path_length is None else float(constraints.path_length)
 
 
-def _check_end_entity(certificate: x509.Certificate, now: float) -> None:
+def _check_end_entity(certificate: x509.Certificate, now: Moment) -> None:
     _check_any(certificate, now)
     name = f"certificate {subject_text(certificate)}"
     constraints = _extension(certificate, x509.BasicConstraints)
@@ -167,14 +174,19 @@ class TrustAnchors:
     def verify(
         self,
         chain: Sequence[bytes],
-        now: float,
+        now: float | Moment,
         revocations: Sequence[RevocationList],
     ) -> PeerCertificate:
-        """Return the first certificate of chain, verified at now (seconds since the epoch).
+        """Return the first certificate of chain, verified at now.
+
+        now is in seconds since the epoch, or a Moment where that is not known: each certificate
+        has to be valid at some time of it.
 
         chain is what the peer sent: its own certificate, then others in any order. Raises
         CertificateError where it is not to be believed.
         """
+        if not isinstance(now, Moment):
+            now = Moment(now, now)
         if not chain:
             raise CertificateError("it sent no certificate", "Give it one, and have it sent")
         if len(chain) > MOST_CERTIFICATES:
@@ -198,7 +210,7 @@ class TrustAnchors:
     def _trusted(
         self,
         others: Sequence[x509.Certificate],
-        now: float,
+        now: Moment,
         revocations: Sequence[RevocationList],
     ) -> tuple[list[_Authority], list[CertificateError]]:
         """Return the CAs that are to be trusted at now, and why others are not.

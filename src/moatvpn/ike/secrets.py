@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from moatvpn.crypto.certificates import OwnCertificate, RevocationList
-from moatvpn.crypto.trust import TrustAnchors
+from moatvpn.crypto.trust import Moment, TrustAnchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,19 @@ class Certificates:
     own: OwnCertificate | None = None
     wall_clock: Callable[[], float] = _never
     revocations: Callable[[], Sequence[RevocationList]] = tuple
+
+    def now_of_caller(self) -> Moment:
+        """Return what the time may be on a box that gets it through the tunnel it is to set up.
+
+        Its clock may be late: it had no battery. So the time is between the clock's and the end of
+        our own certificate, which the peer, whose clock is right, takes no longer. A clock outside
+        our own certificate's time is wrong, and says nothing at all.
+        """
+        now = self.wall_clock()
+        if self.own is None:
+            return Moment(now, now)
+        first, last = self.own.period()
+        return Moment(now if first <= now <= last else first, last)
 
 
 NO_CERTIFICATES = Certificates()

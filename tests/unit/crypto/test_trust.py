@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pki import DAY, NOW, Authority, Issued, new_key, usage
 
 from moatvpn.crypto.certificates import load_certificates, load_own_certificate, load_revocations
-from moatvpn.crypto.trust import MOST_CERTIFICATES, CertificateError, TrustAnchors
+from moatvpn.crypto.trust import MOST_CERTIFICATES, CertificateError, Moment, TrustAnchors
 from moatvpn.errors import OperatorError
 
 NAME = "m1.example.net"
@@ -29,7 +29,7 @@ def refused(issued: Issued, anchors: TrustAnchors = ROOT.anchors, **more: Any) -
 
 
 def verify(
-    issued: Issued, anchors: TrustAnchors = ROOT.anchors, now: float = NOW, crls: Any = ()
+    issued: Issued, anchors: TrustAnchors = ROOT.anchors, now: float | Moment = NOW, crls: Any = ()
 ) -> Any:
     return anchors.verify(issued.der, now, crls)
 
@@ -51,6 +51,14 @@ def test_it_is_valid_from_its_first_second_to_its_last():
     assert "not valid before 2027-01-15 08:00 UTC, in 1 hours" in refused(issued, now=NOW - 1)
     assert "expired at 2027-01-16 08:00 UTC, 1 hours ago" in refused(issued, now=NOW + DAY + 1)
     assert "30 days ago by our clock" in refused(issued, now=NOW + 31 * DAY)
+
+
+def test_where_the_time_is_not_known_it_has_to_be_valid_at_some_of_it():
+    issued = ROOT.issue(NAME, after=NOW, until=NOW + DAY)
+    verify(issued, now=Moment(NOW - 9 * DAY, NOW))
+    verify(issued, now=Moment(NOW + DAY, NOW + 9 * DAY))
+    assert "not valid before" in refused(issued, now=Moment(NOW - 9 * DAY, NOW - 1))
+    assert "1 hours ago" in refused(issued, now=Moment(NOW + DAY + 1, NOW + 9 * DAY))
 
 
 @pytest.mark.parametrize(("kind", "why"), [("rsa1024", "1024 bits"), ("k1", "curve secp256k1")])

@@ -74,9 +74,11 @@ class CertificateAuthentication:
         if subject is None:
             require_name(identity, name)
         data = proof_in(payloads, AUTH_DIGITAL_SIGNATURE)
-        now, revocations = self._certificates.wall_clock(), self._certificates.revocations()
+        # Who is called must have a clock that is right; who calls may set it only afterwards.
+        calls, certificates = self._config.initiate, self._certificates
+        now = certificates.now_of_caller() if calls else certificates.wall_clock()
         try:
-            peer = self._anchors.verify(_chain(payloads), now, revocations)
+            peer = self._anchors.verify(_chain(payloads), now, certificates.revocations())
         except CertificateError as error:
             raise ProofError(f"{name}: {error.why}", error.remedy) from error
         if name not in peer.dns_names or subject not in (None, peer.subject):
