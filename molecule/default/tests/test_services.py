@@ -76,6 +76,12 @@ def test_the_moats_clock_follows_the_portals(moat: Host) -> None:
     lab.wait_for(follows, "the moat's clock follows the portal's", 60, interval=1)
 
 
+def test_a_clock_that_is_wrong_at_boot_leaps_once_the_tunnel_is_up(moat: Host) -> None:
+    """By chronyd's own reading: whatever the difference, within the first three answers."""
+    assert "makestep 1 3" in moat.check_output("chronyd -p").splitlines()
+    assert "chrony.service" in moat.check_output("systemctl show --property=After moatd")
+
+
 def shipped(portal: Host, program: str) -> str:
     """Return the lines of a program of the moat's that are in the portal's journal."""
     command = f"journalctl MOAT={lab.MOAT} MOAT_PROGRAM={program} --output=cat"
