@@ -1,4 +1,4 @@
-"""The filter moat_vpns: moatvpn.vpns, carried over to Ansible."""
+"""The filters of VPNs: moatvpn.vpns, carried over to Ansible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if find_spec("moatvpn") is None:
     sys.path.append(str(Path(__file__).resolve().parent.parent / "src"))
 
 from moatvpn.errors import ConfigError
-from moatvpn.vpns import further_vpns
+from moatvpn.vpns import first_vpn, further_vpns
 
 
 def moat_vpns(records: Any) -> list[dict[str, Any]]:
@@ -26,9 +26,16 @@ def moat_vpns(records: Any) -> list[dict[str, Any]]:
         raise AnsibleFilterError(f"moat_vpns: {error}") from error
 
 
+def moat_first_vpn(record: Any) -> dict[str, Any]:
+    """Return the record of a moat's first VPN, with the names and numbers of its own."""
+    if not isinstance(record, dict):
+        raise AnsibleFilterError(f"moat_first_vpn: {type(record).__name__} is no record. Give one")
+    return first_vpn(record)
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by their names."""
-        return {"moat_vpns": moat_vpns}
+        return {"moat_first_vpn": moat_first_vpn, "moat_vpns": moat_vpns}

@@ -1,7 +1,7 @@
 """The further VPNs of a home, as the roles set them up: checked, and each with what is its own.
 
-The first VPN has moat0, routing table 4500, protocol 50 and the UDP ports 500 and 4500; the n-th
-further one has what is numbered after n.
+The first VPN has the first tunnel and routing table, protocol 50 and the UDP ports 500 and 4500;
+the n-th further one has what is numbered after n.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 from moatvpn.config import connection_from_dict, connection_to_dict
 from moatvpn.config_fields import FQDN, Record, short
 from moatvpn.errors import ConfigError
+from moatvpn.lockdown.homes import FIRST_TUNNEL
+from moatvpn.lockdown.matrix import DIRECT_MARK
 from moatvpn.subnets import parse_interface, parse_network
 
 MOST_VPNS = 8
@@ -34,6 +36,15 @@ _OF_SERVICES = ("domain", "hosts", "resolvers", "domains", "others")
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 _TAKEN = ("kid", "local", "private", "tunnel", "wild")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+
+
+def first_vpn(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a home's first VPN, completed by what is its own.
+
+    Added are tunnel, table, and mark, which the ruleset gives to packets that a policy lets go
+    straight to the wild side.
+    """
+    return record | {"tunnel": FIRST_TUNNEL, "table": FIRST_TABLE, "mark": DIRECT_MARK}
 
 
 def further_vpns(records: Any, where: str = "moat_vpns") -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ import pytest
 
 from moatvpn.config import connection_from_dict
 from moatvpn.errors import ConfigError
-from moatvpn.vpns import MOST_VPNS, further_vpns
+from moatvpn.lockdown.matrix import DIRECT_MARK
+from moatvpn.vpns import MOST_VPNS, first_vpn, further_vpns
 
 CONNECTION = {
     "name": "portal2",
@@ -28,6 +29,16 @@ def vpn(**changes: Any) -> dict[str, Any]:
         "private_subnet": "10.202.1.0/24",
         "identity": "b1.moats.example.net",
     } | changes
+
+
+def test_the_first_has_what_no_further_one_has() -> None:
+    first = first_vpn({"private_interface": "home0"})
+    assert (first["private_interface"], first["tunnel"], first["mark"]) == (
+        "home0",
+        "moat0",
+        DIRECT_MARK,
+    )
+    assert first["table"] not in [each["table"] for each in further_vpns([vpn()])]
 
 
 def test_each_has_its_own_names_and_numbers() -> None:

@@ -14,6 +14,7 @@ import pytest
 from running import DATABASE, site
 from testinfra.host import Host
 
+CORP2, PC2 = "10.60.0.10", "10.202.1.10"
 PROGRAM = "/opt/moatvpn/bin/moat-policy"
 SOURCE = """
 name: lab
@@ -106,10 +107,16 @@ def test_what_is_denied_goes_nowhere(pc: Host, moat: Host, policy: Path) -> None
     assert lab.dropped(moat)["dropped_policy"] > before
 
 
-def test_another_vpn_of_the_home_has_no_part_in_it(policy: Path) -> None:
-    with lab.capture("router", "access0") as seen:
-        lab.host("pc2").run("curl --silent --max-time 1 http://%s/", lab.WEB)
-    assert lab.WEB not in seen.addresses()
+def test_another_vpn_of_the_home_has_no_part_in_it(pc2: Host, policy: Path) -> None:
+    """What it asks of the listed address arrives beyond its own tunnel."""
+    lab.wait_for(lambda: lab.reaches(pc2, CORP2), "pc2 reaches corp2", 30)
+    with lab.capture("router", "access0") as wild, lab.capture("corp2", "corp0") as beyond:
+        pc2.run("curl --silent --max-time 1 http://%s/", lab.WEB)
+    asked = [p for p in beyond.packets() if (p.source, p.destination) == (PC2, lab.WEB)]
+    assert asked
+    assert all(packet.protocol == pcap.TCP and 80 in packet.ports for packet in asked)
+    assert wild.frames
+    assert lab.WEB not in wild.addresses()
 
 
 @pytest.mark.parametrize("fault", ["altered", "older", "of somebody else's"])
