@@ -60,8 +60,8 @@ class Wires:
         for namespace in self._made:
             _command("ip", "netns", "del", namespace)
 
-    def run(self, namespace: str, *command: str) -> None:
-        _command("ip", "netns", "exec", namespace, *command)
+    def run(self, namespace: str, *command: str) -> str:
+        return _command("ip", "netns", "exec", namespace, *command)
 
     def load(self, ruleset: Path) -> None:
         self.run(self.box, "nft", "-f", str(ruleset))

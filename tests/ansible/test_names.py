@@ -147,14 +147,21 @@ def wires(rulesets: Rulesets) -> Iterator[Wires]:
 
 
 @contextmanager
-def server(wires: Wires, configuration: Path) -> Iterator[None]:
-    """Run the zone's server as its unit does, until it answers and for as long as the block."""
+def server(wires: Wires, configuration: Path, told: str = "") -> Iterator[None]:
+    """Run the zone's server as its unit does, until it answers and for as long as the block.
+
+    told: the resolver that the box's own resolv.conf names, in place of this machine's.
+    """
     unit = (ROLE / "templates/etc/systemd/system/moat-names@.service.j2").read_text()
     (kept,) = re.findall(r"^AmbientCapabilities=(.*)$", unit, re.MULTILINE)
     some = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in kept.split())
     state = configuration.parent.parent / configuration.stem
     state.mkdir(exist_ok=True)
     os.chown(state, int(NOBODY), int(NOBODY))
+    # ip-netns(8) lays what is there over /etc, for the programs that it runs.
+    etc = Path("/etc/netns", wires.box)
+    etc.mkdir(parents=True, exist_ok=True)
+    (etc / "resolv.conf").write_text(f"nameserver {told}\n" if told else "")
     command = [
         "ip", "netns", "exec", wires.box,
         "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
@@ -172,6 +179,8 @@ def server(wires: Wires, configuration: Path) -> Iterator[None]:
         finally:
             process.terminate()
             process.communicate(timeout=10)
+            (etc / "resolv.conf").unlink()
+            etc.rmdir()
 
 
 def _answers(wires: Wires, name: str, signed: bool = False) -> client.Answer | None:
@@ -194,10 +203,10 @@ def ask(wires: Wires, name: str, signed: bool = False) -> client.Answer:
 
 
 @contextmanager
-def resolver(wires: Wires) -> Iterator[client.Resolver]:
-    """Serve beyond the tunnel."""
-    with closing(wires.open(wires.tunnel, socket.AF_INET, socket.SOCK_DGRAM)) as at:
-        at.bind((CORP, 53))
+def resolver(wires: Wires, where: str = "", address: str = CORP) -> Iterator[client.Resolver]:
+    """Serve beyond the tunnel, or in another namespace at an address of it."""
+    with closing(wires.open(where or wires.tunnel, socket.AF_INET, socket.SOCK_DGRAM)) as at:
+        at.bind((address, 53))
         with client.Resolver(at).serving() as serving:
             yield serving
 
@@ -270,6 +279,37 @@ def _port(frame: bytes) -> int:
     if frame[12:14] != b"\x08\x00" or frame[23] not in (6, 17):
         return 0
     return int(struct.unpack_from("!H", frame, 14 + 4 * (frame[14] & 0xF) + 2)[0])
+
+
+@pytest.mark.parametrize("tunnel", ["up", "down"])
+def test_the_wild_sides_own_resolver_is_never_asked(
+    wires: Wires, settings: Settings, tunnel: str
+) -> None:
+    """It would answer, it is what the box itself is told, and everything else leads there."""
+    wires.run(wires.box, "ip", "route", "add", "default", "via", "192.0.2.1", "dev", "wild0")
+    tried = "type filter hook output priority -500; ip daddr 192.0.2.1 udp dport 53 counter;"
+    wires.run(wires.box, "nft", f"table inet tried {{ chain output {{ {tried} }}; }}")
+    if tunnel == "down":
+        wires.run(wires.box, "ip", "link", "set", "moat0", "down")
+    with (
+        closing(wires.open(wires.wild, socket.AF_PACKET, socket.SOCK_RAW, 0x0300)) as wild,
+        resolver(wires, wires.wild, "192.0.2.1") as leased,
+        resolver(wires) as corporate,
+        server(wires, settings("resolver", "private"), told="192.0.2.1"),
+    ):
+        answer = _answers(wires, "www.example.org", signed=True)
+        if tunnel == "up":
+            assert answer is not None
+            assert answer.types() == {client.A, client.RRSIG}
+            assert answer.flags & client.AUTHENTIC
+        else:
+            assert answer is None or answer.addresses() == []
+        assert corporate.asked == (["www.example.org"] if tunnel == "up" else [])
+        assert leased.asked == []
+        # Nor does the server try, and have only the ruleset stop it.
+        assert "packets 0 " in wires.run(wires.box, "nft", "list", "table", "inet", "tried")
+        wild.settimeout(0.1)
+        assert [frame for frame in _frames(wild) if _port(frame) == 53] == []
 
 
 def test_without_a_resolver_other_names_are_refused_at_once(
