@@ -90,7 +90,7 @@ def test_all_cryptography_is_in_crypto(path):
 def test_only_operators_tools_see_the_database(path):
     if path.is_relative_to(SOURCE / "fleet"):
         return
-    outside = {"sqlalchemy", "typer", "rich", "moatvpn.fleet"}
+    outside = {"sqlalchemy", "alembic", "typer", "rich", "moatvpn.fleet"}
     assert {n for n in imported(path) for bad in outside if within(n, bad)} == set()
 
 

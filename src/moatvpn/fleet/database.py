@@ -14,22 +14,22 @@ from sqlalchemy import (
     Engine,
     create_engine,
     event,
-    insert,
-    inspect,
     make_url,
-    select,
 )
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from moatvpn.errors import OperatorError
-from moatvpn.fleet.models import SCHEMA_VERSION, Base, Schema
+from moatvpn.fleet.migrate import absent, check_layout, layout, upgrade
 
 ENVIRONMENT = "MOAT_DATABASE"
 DEFAULT = "sqlite:///moat.sqlite"
+_GIVE = f"{DEFAULT} or postgresql://moat@db.example.net/moat"
 # Seconds that a writer waits for another one to end.
 _LOCK_TIMEOUT = 30.0
 _WRITES = "moat_writes"
+# The number of the lock that PostgreSQL's writers take turns by: "moat" in ASCII.
+_TURN = 0x6D6F6174
 
 
 def database_url(text: str, base: Path | None = None) -> URL:
@@ -45,19 +45,29 @@ def database_url(text: str, base: Path | None = None) -> URL:
     except ArgumentError as error:
         # The text may hold a password, so it is not repeated.
         raise OperatorError(
-            "database", "its URL cannot be read", f"Give one such as {DEFAULT}"
+            "database", "its URL cannot be read", f"Give one such as {_GIVE}"
         ) from error
+    if url.get_backend_name() not in {"sqlite", "postgresql"}:
+        raise OperatorError(
+            "database",
+            f"{url.get_backend_name()} is not one it runs on",
+            f"Give one such as {_GIVE}",
+        )
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
     if url.get_backend_name() == "sqlite" and (
         not url.database or url.database.startswith((":memory:", "file:"))
     ):
-        raise OperatorError("database", "the URL names no file", f"Give one such as {DEFAULT}")
+        raise OperatorError("database", "the URL names no file", f"Give one such as {_GIVE}")
     return url
 
 
 class Database:
     """The customer database at a URL. Nothing is opened before the first transaction."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, who: str = "unknown") -> None:
+        """Name the database; who is the operator that the audit will name for changes."""
+        self.who = who
         self._url = url
         self.name = url.render_as_string(hide_password=True)
         try:
@@ -73,15 +83,23 @@ class Database:
         An SQLite file is made for its owner alone: it tells who lives where.
         """
         with self._errors():
-            if self._url.get_backend_name() == "sqlite" and not self._path().exists():
+            if self._is_absent_file():
                 self._make_file()
-            with self._engine.execution_options(**{_WRITES: True}).begin() as connection:
-                if inspect(connection).has_table(Schema.__tablename__):
-                    self._check_version(connection)
+            with self._engine_for(writes=True).begin() as connection:
+                if layout(connection) is not None:
+                    check_layout(connection, self.name)
                     return False
-                Base.metadata.create_all(connection)
-                connection.execute(insert(Schema).values(version=SCHEMA_VERSION))
-            return True
+                return upgrade(connection, self.name)
+
+    def upgrade(self) -> bool:
+        """Bring the tables to today's layout; return False where they are of it already."""
+        with self._errors():
+            if self._is_absent_file():
+                raise absent(self.name)
+            with self._engine_for(writes=True).begin() as connection:
+                if layout(connection) is None:
+                    raise absent(self.name)
+                return upgrade(connection, self.name)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -97,17 +115,27 @@ class Database:
             yield session
             session.commit()
 
+    def close(self) -> None:
+        """Close what connections there are; the next transaction makes new ones."""
+        self._engine.dispose()
+
     @contextmanager
     def _session(self, *, writes: bool) -> Iterator[Session]:
         with self._errors():
-            if self._url.get_backend_name() == "sqlite" and not self._path().exists():
-                raise self._absent()
-            engine = self._engine.execution_options(**{_WRITES: writes})
-            with Session(engine, autoflush=False) as session:
-                if not inspect(session.connection()).has_table(Schema.__tablename__):
-                    raise self._absent()
-                self._check_version(session.connection())
+            if self._is_absent_file():
+                raise absent(self.name)
+            with Session(
+                self._engine_for(writes=writes), autoflush=False, info={"who": self.who}
+            ) as session:
+                check_layout(session.connection(), self.name)
                 yield session
+
+    def _engine_for(self, *, writes: bool) -> Engine:
+        options: dict[str, Any] = {_WRITES: writes}
+        if self._url.get_backend_name() == "postgresql":
+            # A reader sees one state throughout; a writer, alone in its turn, what is there now.
+            options["isolation_level"] = "READ COMMITTED" if writes else "REPEATABLE READ"
+        return self._engine.execution_options(**options)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -115,28 +143,21 @@ class Database:
             yield
         except IntegrityError as error:
             raise OperatorError(
-                self.name, f"refused the change ({error.orig})", "Nothing was changed"
+                self.name, f"refused the change ({_reason(error)})", "Nothing was changed"
             ) from error
         except DBAPIError as error:
             raise OperatorError(
-                self.name, f"cannot be used ({error.orig})", "See that it is there and not in use"
+                self.name,
+                f"cannot be used ({_reason(error)})",
+                "See that it is there and not in use",
             ) from error
         except OSError as error:
             raise OperatorError(
                 self.name, f"cannot be made ({error.strerror})", "See that its directory is there"
             ) from error
 
-    def _absent(self) -> OperatorError:
-        return OperatorError(self.name, "there is no customer database", "Run `moat-fleet init`")
-
-    def _check_version(self, connection: Connection) -> None:
-        version = connection.execute(select(Schema.version)).scalar_one_or_none()
-        if version != SCHEMA_VERSION:
-            raise OperatorError(
-                self.name,
-                f"its tables are of version {version}, not {SCHEMA_VERSION}",
-                "Use the moat-fleet that made it",
-            )
+    def _is_absent_file(self) -> bool:
+        return self._url.get_backend_name() == "sqlite" and not self._path().exists()
 
     def _path(self) -> Path:
         return Path(self._url.database or "")
@@ -146,13 +167,23 @@ class Database:
 
 
 def _engine(url: URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        # Checks across records (no two subnets overlap) must hold with two writers at once.
-        return create_engine(url, isolation_level="SERIALIZABLE")
+    if url.get_backend_name() == "postgresql":
+        engine = create_engine(url)
+        event.listen(engine, "begin", _postgresql_begin)
+        return engine
     engine = create_engine(url, connect_args={"timeout": _LOCK_TIMEOUT})
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def _reason(error: DBAPIError) -> str:
+    """Return what the database said, in one line."""
+    return str(error.orig).partition("\n")[0]
+
+
+def _writes(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get(_WRITES, False))
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:
@@ -162,6 +193,11 @@ def _sqlite_connect(connection: Any, _record: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
     # A writer locks others out before it reads what it decides by.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if _writes(connection) else "BEGIN")
+
+
+def _postgresql_begin(connection: Connection) -> None:
+    if _writes(connection):
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT:.0f}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_TURN})")

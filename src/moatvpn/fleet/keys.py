@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session, contains_eager
 
 from moatvpn.errors import OperatorError
 from moatvpn.fleet import fields
+from moatvpn.fleet.audit import record_audit
+from moatvpn.fleet.base import moment_text
 from moatvpn.fleet.models import Box, Moat, PublicKey, Status
 
 
@@ -39,6 +41,7 @@ def record_key(
     row = session.scalar(select(PublicKey).where(PublicKey.key == key))
     if row is not None:
         _check_known(row, box, now)
+    before = _validities(box)
     start = not_before or (row.not_before if row is not None else now)
     end = not_after or (row.not_after if row is not None else None)
     if end is not None and end < start:
@@ -61,8 +64,28 @@ def record_key(
     elif (row.not_before, row.not_after) != (start, end):
         row.not_before, row.not_after = start, end
         changed = True
+    if changed:
+        record_audit(session, now, "key", box.kind, identity, before=before, after=_validities(box))
     session.flush()
     return changed
+
+
+def _validities(box: Box) -> dict[str, list[str | None]]:
+    """Return when each of the box's keys counts, from and until, as the audit has it."""
+    return {
+        key.key: [moment_text(key.not_before), moment_text(key.not_after)]
+        for key in box.public_keys
+    }
+
+
+def end_keys(session: Session, box: Box, now: datetime) -> None:
+    """End every key of a box that counts at now or later."""
+    before = _validities(box)
+    for key in box.public_keys:
+        key.end(now)
+    after = _validities(box)
+    if after != before:
+        record_audit(session, now, "key", box.kind, box.identity, before=before, after=after)
 
 
 def _others(box: Box, row: PublicKey | None, moment: datetime) -> list[PublicKey]:

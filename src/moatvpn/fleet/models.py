@@ -1,29 +1,21 @@
 """The customer database's tables: one record of a customer yields all that a box is told.
 
-Everything that a schema can hold is in the schema (identities and subnets are unique, a status
-is one of the known ones); that subnets do not overlap is held by moatvpn.fleet.ledger.
+Everything that a schema can hold is in the schema: identities and keys are unique, a status is one
+of the known ones. What takes a trigger (no two private subnets overlap, a status changes as in
+TRANSITIONS only, the audit is never rewritten) is made by the migrations, for each database in its
+own words.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    CheckConstraint,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    MetaData,
-    String,
-    Text,
-    TypeDecorator,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import CheckConstraint, ForeignKey, String, Text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-# The tables' layout; a database of another one is refused (moatvpn.fleet.database).
-SCHEMA_VERSION = 1
+from moatvpn.fleet.base import Base, Subnet, UtcDateTime
 
 
 class Status(StrEnum):
@@ -36,6 +28,16 @@ class Status(StrEnum):
     REVOKED = "revoked"
 
 
+# The statuses that each may be followed by. A revoked customer begins anew, with a new key.
+TRANSITIONS = {
+    Status.ORDERED: (Status.SHIPPED, Status.ACTIVE, Status.SUSPENDED, Status.REVOKED),
+    Status.SHIPPED: (Status.ORDERED, Status.ACTIVE, Status.SUSPENDED, Status.REVOKED),
+    Status.ACTIVE: (Status.SUSPENDED, Status.REVOKED),
+    Status.SUSPENDED: (Status.ORDERED, Status.SHIPPED, Status.ACTIVE, Status.REVOKED),
+    Status.REVOKED: (Status.ORDERED,),
+}
+
+
 class WildMode(StrEnum):
     """How a moat gets its wild-side address."""
 
@@ -43,51 +45,19 @@ class WildMode(StrEnum):
     STATIC = "static"
 
 
-class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, in UTC whatever the database's own idea of time zones is."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Store a moment as UTC without a zone; a moment without a zone is a mistake."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a moment without a time zone")
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Return what was stored, as UTC."""
-        return None if value is None else value.replace(tzinfo=UTC)
-
-
-class Base(DeclarativeBase):
-    """The base of all tables."""
-
-    # Constraints have names, so that a later version can change them on any database.
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
+def _subnet_check(column: str, digits: int) -> CheckConstraint:
+    """Return the form that Subnet has in SQLite; PostgreSQL's own type needs none."""
+    first, last = f"substr({column}, 1, {digits})", f"substr({column}, {digits + 2})"
+    return CheckConstraint(
+        f"length({column}) = {2 * digits + 1} AND {column} NOT GLOB '*[^0-9a-f-]*'"
+        f" AND substr({column}, {digits + 1}, 1) = '-' AND {first} <= {last}",
+        name=column,
+    ).ddl_if(dialect="sqlite")
 
 
 def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     names = ", ".join(f"'{value.value}'" for value in values)
     return CheckConstraint(f"{column} IN ({names})", name=column)
-
-
-class Schema(Base):
-    """One row: the version of the tables' layout."""
-
-    __tablename__ = "fleet_schema"
-
-    version: Mapped[int] = mapped_column(primary_key=True)
 
 
 class Box(Base):
@@ -176,6 +146,8 @@ class Moat(Box):
         CheckConstraint("kidnet_subnet IS NOT NULL OR NOT kidnet", name="kidnet"),
         CheckConstraint("wild_interface <> private_interface", name="interfaces"),
         CheckConstraint("backup_portal_id <> portal_id", name="backup_portal"),
+        _subnet_check("private_subnet", 8),
+        _subnet_check("private_subnet6", 32),
     )
 
     __mapper_args__ = {"polymorphic_identity": "moat"}  # noqa: RUF012 - SQLAlchemy reads it so
@@ -192,8 +164,8 @@ class Moat(Box):
     wild_mode: Mapped[str] = mapped_column(String(6))
     wild_address: Mapped[str | None] = mapped_column(String(43))
     wild_gateway: Mapped[str | None] = mapped_column(String(39))
-    private_subnet: Mapped[str] = mapped_column(String(43), unique=True)
-    private_subnet6: Mapped[str] = mapped_column(String(43), unique=True)
+    private_subnet: Mapped[str] = mapped_column(Subnet(4), unique=True)
+    private_subnet6: Mapped[str] = mapped_column(Subnet(6), unique=True)
     kidnet: Mapped[bool]
     kidnet_subnet: Mapped[str | None] = mapped_column(String(43))
     policy: Mapped[str] = mapped_column(String(63))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from moatvpn.fleet.base import moment_text
 from moatvpn.fleet.models import PublicKey
 
 # A pipe has no width of its own; nothing that goes into one is folded.
@@ -58,11 +59,6 @@ def _cell(value: Any) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     return Text("-" if value is None or value == "" else str(value))
-
-
-def moment_text(moment: datetime | None) -> str | None:
-    """Return a moment as ISO 8601 in UTC, None for none."""
-    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def key_dict(key: PublicKey, now: datetime) -> dict[str, Any]:

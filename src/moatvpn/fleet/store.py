@@ -13,9 +13,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from moatvpn.errors import OperatorError
+from moatvpn.fleet.audit import record_audit
 from moatvpn.fleet.faults import Fault, FaultsError
+from moatvpn.fleet.keys import end_keys
 from moatvpn.fleet.ledger import Ledger, portal_faults
-from moatvpn.fleet.models import Customer, Moat, Portal, Status
+from moatvpn.fleet.models import TRANSITIONS, Customer, Moat, Portal, Status
 from moatvpn.fleet.records import (
     CustomerRecord,
     PortalRecord,
@@ -55,6 +57,7 @@ def add_portal(session: Session, given: Mapping[str, str], now: datetime) -> Por
     if faults:
         raise FaultsError(where, faults)
     session.add(portal)
+    record_audit(session, now, "add", "portal", portal.identity, after=asdict(record))
     session.flush()
     return portal
 
@@ -102,6 +105,7 @@ def add_customers(
         customer = Customer(id=record.customer, created=now, moat=Moat())
         _apply(customer, record, ledger, now)
         session.add(customer)
+        record_audit(session, now, "add", "customer", record.customer, after=asdict(record))
     session.flush()
     return records
 
@@ -127,17 +131,27 @@ def set_customer(
     if record == before:
         return before, False
     ledger = Ledger(session, except_customer=customer_id)
-    faults = ledger.admit(record)
+    faults = _transition_faults(before.status, record.status) or ledger.admit(record)
     if not faults:
         record, faults = ledger.complete(record)
     if faults:
         raise FaultsError(where, faults)
     _apply(customer, record, ledger, now)
+    record_audit(
+        session, now, "set", "customer", customer_id, before=asdict(before), after=asdict(record)
+    )
     if record.status == Status.REVOKED:
-        for key in customer.moat.public_keys:
-            key.end(now)
+        end_keys(session, customer.moat, now)
     session.flush()
     return record, True
+
+
+def _transition_faults(before: str, after: str) -> list[Fault]:
+    allowed = TRANSITIONS[Status(before)]
+    if after == before or after in allowed:
+        return []
+    why = f"a customer who is {before} cannot become {after}"
+    return [Fault("status", why, f"Give one of {', '.join(allowed)}")]
 
 
 def _apply(customer: Customer, record: CustomerRecord, ledger: Ledger, now: datetime) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import itertools
+import shutil
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from postgresql import postgresql
+from sqlalchemy import URL, create_engine, text
 from typer.testing import CliRunner, Result
 
 from moatvpn.config import ED25519_SPKI_PREFIX
 from moatvpn.fleet.commands import app
 from moatvpn.fleet.database import Database, database_url
 
+_numbers = itertools.count()
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 PORTAL = {
@@ -82,16 +87,77 @@ def key() -> Callable[[int], str]:
     return public_key
 
 
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[URL]:
+    with postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: URL) -> URL:
+    """A customer database without customers, which the tests' own are copies of."""
+    made = _new_database(postgresql_server, "moat_template")
+    database = Database(made)
+    database.create()
+    database.close()
+    return made
+
+
+def _new_database(server: URL, name: str, template: str = "template0") -> URL:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY"))
+    engine.dispose()
+    return server.set(database=name)
+
+
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/moat.sqlite"
 
 
 @pytest.fixture
-def database(url: str) -> Database:
-    made = Database(database_url(url))
-    made.create()
-    return made
+def new_postgresql(postgresql_server: URL) -> Callable[..., str]:
+    """Return the URL of a new, empty PostgreSQL database, or of a copy of another one."""
+
+    def make(template: str = "template0") -> str:
+        name = f"moat_{next(_numbers)}"
+        made = _new_database(postgresql_server, name, template)
+        return made.render_as_string(hide_password=False)
+
+    return make
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a database of each kind, without a table yet."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_url"))
+    return str(request.getfixturevalue("new_postgresql")())
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A customer database without customers, which the tests' own are copies of."""
+    path = tmp_path_factory.mktemp("template") / "moat.sqlite"
+    database = Database(database_url(str(path)))
+    database.create()
+    database.close()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A customer database of each kind, without customers yet."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "moat.sqlite")
+        url = request.getfixturevalue("sqlite_url")
+    else:
+        request.getfixturevalue("postgresql_template")
+        url = request.getfixturevalue("new_postgresql")("moat_template")
+    made = Database(database_url(url), who="ada")
+    yield made
+    made.close()
 
 
 @pytest.fixture

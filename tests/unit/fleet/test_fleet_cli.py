@@ -77,12 +77,12 @@ def test_init_twice(fleet: Fleet) -> None:
     assert output(fleet("init", "--json"))["changed"] is False
 
 
-def test_no_database_is_one_line(fleet: Fleet) -> None:
+def test_no_database_is_one_line(fleet: Fleet, url: str) -> None:
     result = fleet("customer", "list")
     assert result.exit_code == 1
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("moat-fleet: sqlite:///")
+    assert result.stderr.startswith(f"moat-fleet: {url}")
     assert result.stderr.endswith("there is no customer database. Run `moat-fleet init`\n")
 
 

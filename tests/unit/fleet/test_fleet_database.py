@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from moatvpn.errors import OperatorError
 from moatvpn.fleet import store
@@ -31,18 +30,18 @@ def test_a_password_is_never_told() -> None:
     with pytest.raises(OperatorError) as caught:
         Database(database_url("nosuch://moat:secret@db.example.net/moat"))
     assert "secret" not in str(caught.value)
-    assert "db.example.net" in str(caught.value)
+    assert "nosuch" in str(caught.value)
 
 
-def test_a_database_is_made_once_for_its_owner_alone(tmp_path: Path, url: str) -> None:
-    database = Database(database_url(url))
+def test_a_database_is_made_once_for_its_owner_alone(tmp_path: Path, sqlite_url: str) -> None:
+    database = Database(database_url(sqlite_url))
     assert database.create()
     assert not database.create()
     assert (tmp_path / "moat.sqlite").stat().st_mode & 0o777 == 0o600
 
 
-def test_none_is_made_by_looking(tmp_path: Path, url: str) -> None:
-    database = Database(database_url(url))
+def test_none_is_made_by_looking(tmp_path: Path, sqlite_url: str) -> None:
+    database = Database(database_url(sqlite_url))
     with pytest.raises(OperatorError, match="Run `moat-fleet init`"), database.read():
         pytest.fail("there is nothing to read")
     assert list(tmp_path.iterdir()) == []
@@ -54,19 +53,10 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
         database.create()
 
 
-def test_a_file_that_is_no_database(tmp_path: Path, url: str) -> None:
+def test_a_file_that_is_no_database(tmp_path: Path, sqlite_url: str) -> None:
     (tmp_path / "moat.sqlite").write_text("customer,name\n" * 100)
     with pytest.raises(OperatorError, match="not a database"):
-        Database(database_url(url)).create()
-
-
-def test_another_version_is_refused(database: Database) -> None:
-    with database.write() as session:
-        session.execute(text("UPDATE fleet_schema SET version = 99"))
-    with pytest.raises(OperatorError, match="version 99"), database.read():
-        pytest.fail("it was opened")
-    with pytest.raises(OperatorError, match="version 99"):
-        database.create()
+        Database(database_url(sqlite_url)).create()
 
 
 def test_an_error_leaves_nothing_behind(
@@ -94,8 +84,10 @@ def test_two_writers_take_turns(
         store.add_portal(session, portal_texts, now)
 
     def write(number: int) -> None:
-        with Database(database_url(database.name)).write() as session:
+        own = Database(database_url(database.name))
+        with own.write() as session:
             store.add_customers(session, [(None, customer(number))], "thread", now)
+        own.close()
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for thread in threads:

@@ -241,7 +241,7 @@ def test_revoking_ends_the_keys(stocked: Database, key: Key, now: datetime) -> N
     [
         "UPDATE customers SET status = 'gone'",
         "UPDATE moats SET wild_mode = 'static'",
-        "UPDATE moats SET kidnet = 1",
+        "UPDATE moats SET kidnet = (1 = 1)",
         "UPDATE moats SET backup_portal_id = portal_id",
         "UPDATE moats SET portal_id = 99",
         "UPDATE boxes SET identity = 'same.example.net'",

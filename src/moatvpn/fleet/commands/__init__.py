@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from typing import Annotated, Any
 
 import typer
@@ -42,9 +44,21 @@ def moat_fleet(
     database: Annotated[
         str, typer.Option(envvar=ENVIRONMENT, help="URL of SQLAlchemy's, or an SQLite file.")
     ] = DEFAULT,
+    who: Annotated[
+        str | None,
+        typer.Option(envvar="MOAT_OPERATOR", help="Who the audit says it was (the login name)."),
+    ] = None,
 ) -> None:
     """Find the database for the commands."""
-    context.obj = Database(database_url(database))
+    context.obj = Database(database_url(database), who or _login())
+    context.call_on_close(context.obj.close)
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 @app.command()
@@ -56,3 +70,14 @@ def init(context: typer.Context, as_json: Json = False) -> None:
         print_json({"changed": made, "database": database.name})
     else:
         print_line(f"{database.name}: {'made' if made else 'is there already'}")
+
+
+@app.command()
+def upgrade(context: typer.Context, as_json: Json = False) -> None:
+    """Bring the tables of an older moat-fleet to today's layout."""
+    database: Database = context.obj
+    changed = database.upgrade()
+    if as_json:
+        print_json({"changed": changed, "database": database.name})
+    else:
+        print_line(f"{database.name}: {'upgraded' if changed else 'is of this layout already'}")

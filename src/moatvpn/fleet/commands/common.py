@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from moatvpn.fleet import fields
+from moatvpn.fleet.base import moment_text
 from moatvpn.fleet.faults import Fault, FaultsError
 from moatvpn.fleet.models import Customer, Portal
 from moatvpn.fleet.show import (
     key_dict,
     key_text,
-    moment_text,
     print_json,
     print_line,
     print_record,
