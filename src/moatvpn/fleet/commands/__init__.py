@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.commands.common import Json, new_typer
 from moatvpn.fleet.commands.customer import customer_app
+from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.portal import portal_app
 from moatvpn.fleet.database import DEFAULT, ENVIRONMENT, Database, database_url
@@ -36,6 +37,7 @@ app = new_typer(cls=_Group, help="The customer database of a fleet of moats.")
 app.add_typer(portal_app, name="portal")
 app.add_typer(customer_app, name="customer")
 app.add_typer(key_app, name="key")
+app.command("history")(show_history)
 
 
 @app.callback()

@@ -19,12 +19,15 @@ from moatvpn.fleet.commands.common import (
     print_list,
     print_with_keys,
 )
-from moatvpn.fleet.csvfile import read_rows
+from moatvpn.fleet.commands.status import resume, revoke, suspend
+from moatvpn.fleet.csvfile import read_rows, write_rows
 from moatvpn.fleet.options import field_options, given_texts
-from moatvpn.fleet.records import CUSTOMER_FIELDS, CustomerRecord
+from moatvpn.fleet.records import CUSTOMER_FIELDS, CustomerRecord, as_texts
 from moatvpn.fleet.show import print_json, print_line
 
 customer_app = new_typer(help="Customers and their moats.")
+for command in (suspend, resume, revoke):
+    customer_app.command()(command)
 
 
 @customer_app.command("add")
@@ -54,13 +57,21 @@ def customer_show(
 def customer_list(
     context: typer.Context,
     status: Annotated[str | None, typer.Option(help="Only those of this status.")] = None,
+    portal: Annotated[str | None, typer.Option(help="Only those of this portal.")] = None,
+    isp: Annotated[str | None, typer.Option(help="Only those of this provider.")] = None,
     as_json: Json = False,
 ) -> None:
     """List customers."""
     if status is not None:
         checked("status", status, fields.status)
     with context.obj.read() as session:
-        records = [asdict(record) for record in store.list_customers(session, status)]
+        if portal is not None:
+            store.get_portal(session, portal)
+        records = [
+            asdict(record)
+            for record in store.list_customers(session, status)
+            if portal in (None, record.portal) and isp in (None, record.isp)
+        ]
     columns = ("customer", "name", "status", "isp", "moat", "portal", "private_subnet")
     print_list(records, columns, as_json)
 
@@ -94,3 +105,20 @@ def customer_import(
     else:
         count = len(records)
         print_line(f"{csv}: {count} {'customer' if count == 1 else 'customers'} imported")
+
+
+@customer_app.command("export")
+def customer_export(
+    context: typer.Context,
+    csv: Annotated[Path, typer.Option("--csv", help="The file.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Write all customers into a CSV file as `import` reads it; an older file is replaced."""
+    with context.obj.read() as session:
+        records = store.list_customers(session)
+    write_rows(csv, [as_texts(record) for record in records])
+    if as_json:
+        print_json({"csv": str(csv), "customers": len(records)})
+    else:
+        count = len(records)
+        print_line(f"{csv}: {count} {'customer' if count == 1 else 'customers'} exported")
