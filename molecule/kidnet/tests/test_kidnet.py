@@ -11,6 +11,7 @@ import lab
 import pcap
 import pytest
 from running import DATABASE, site
+from steady import talk
 from testinfra.host import Host
 
 PC2, PC26 = "10.202.1.10", "fd00:202:1::10"
@@ -162,15 +163,35 @@ def test_each_has_a_daemon_of_its_own(moat: Host, pc: Host, pc2: Host) -> None:
             moat.run_expect([0], "systemctl start %s", unit)
 
 
-def test_one_field_of_the_record_switches_it_off(kid: Host, moat: Host) -> None:
-    """It is the last test: what it removes stays removed."""
+def switch(word: str, tags: str) -> None:
+    """Set the one field of the record, and run what tags name of site.yml on the moat."""
     environment = os.environ | {"MOAT_DATABASE": DATABASE}
-    words = ["moat-fleet", "customer", "set", "c0001", "--kidnet", "no"]
+    words = ["moat-fleet", "customer", "set", "c0001", "--kidnet", word]
     subprocess.run(words, env=environment, check=True, capture_output=True)
-    site("--tags", "configure,service,lockdown")
-    assert not lab.reaches(kid, lab.WEB)
-    link = json.loads(moat.check_output("ip -json address show dev kid0"))[0]
-    assert link["addr_info"] == []
-    assert "UP" not in link["flags"]
-    assert "kid0" not in moat.check_output("nft list ruleset")
-    assert "kid0" not in moat.check_output("ip rule")
+    site("--tags", tags)
+
+
+@pytest.mark.timeout(240)
+def test_one_field_of_the_record_switches_it_off_and_on(kid: Host, moat: Host) -> None:
+    """Whatever goes through the two tunnels meanwhile goes on, and loses nothing."""
+    with talk("pc", "corp", lab.CORP) as first, talk("pc2", "corp2", CORP2) as second:
+        switch("no", "configure,lockdown")
+        try:
+            assert not lab.reaches(kid, lab.WEB)
+            link = json.loads(moat.check_output("ip -json address show dev kid0"))[0]
+            assert link["addr_info"] == []
+            assert "UP" not in link["flags"]
+            assert "kid0" not in moat.check_output("nft list ruleset")
+            assert "kid0" not in moat.check_output("ip rule")
+            assert not moat.service("moat-names@kid").is_running
+        finally:
+            switch("yes", "lockdown,networks,names")
+        lab.wait_for(lambda: lab.reaches(kid, lab.WEB), "the kid reaches web again", 15)
+    for talked in (first, second):
+        assert talked["asked"] > 0
+        assert talked["lost"] == 0
+        assert talked["longest"] < 1.0
+    seen = kid.check_output("curl --silent --max-time 5 http://%s/", lab.WEB)
+    assert seen.strip() == lab.wild_address(moat)
+    assert moat.service("moat-names@kid").is_running
+    assert reached("kid", lab.PC, lab.CORP, PC2, CORP2) == set()
