@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.faults import Fault, FaultsError
+from moatvpn.fleet.files import whole_file
 from moatvpn.fleet.records import CUSTOMER_FIELDS
 
 _KNOWN = tuple(field.name for field in CUSTOMER_FIELDS)
@@ -60,24 +59,12 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     """Write customers, texts by field, as read_rows reads them: the whole file, or none of it.
 
-    It is for its owner alone, for it tells who lives where. Raises OperatorError.
+    Raises OperatorError.
     """
-    try:
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(number, "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, _KNOWN)
-                writer.writeheader()
-                writer.writerows(rows)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        why = f"cannot be written ({error.strerror})"
-        raise OperatorError(str(path), why, "Name a file in a directory of yours") from error
+    with whole_file(path) as file:
+        writer = csv.DictWriter(file, _KNOWN)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _header_faults(header: list[str]) -> list[Fault]:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from moatvpn.errors import OperatorError
+from moatvpn.fleet.commands.backup import back_up, restore
 from moatvpn.fleet.commands.common import Json, new_typer
 from moatvpn.fleet.commands.customer import customer_app
 from moatvpn.fleet.commands.history import show_history
@@ -38,6 +39,8 @@ app.add_typer(portal_app, name="portal")
 app.add_typer(customer_app, name="customer")
 app.add_typer(key_app, name="key")
 app.command("history")(show_history)
+app.command("backup")(back_up)
+app.command("restore")(restore)
 
 
 @app.callback()
