@@ -26,6 +26,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  reread:
+    description:
+      - Whether the daemon is to read the files again that the settings name (secrets, CAs), though
+        the settings are as they are. It does so by itself when it starts, or the settings change.
+    type: bool
+    default: false
   directory:
     description: Where the box keeps its connections.
     type: path
@@ -62,7 +68,7 @@ EXAMPLES = r"""
 RETURN = r"""
 running:
   description: Whether the daemon runs and has taken the change; else it does when it starts.
-  returned: when something changed, not in check mode
+  returned: when something changed or was read again, not in check mode
   type: bool
 """
 
@@ -102,6 +108,7 @@ def main():
             "name": {"type": "str", "required": True},
             "settings": {"type": "dict"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "reread": {"type": "bool", "default": False},
             "directory": {"type": "path", "default": "/etc/moatvpn/connections.d"},
             "control_socket": {"type": "path", "default": "/run/moatvpn/control.sock"},
             "moatctl": {"type": "path", "default": "/opt/moatvpn/bin/moatctl"},
@@ -132,9 +139,12 @@ def main():
             after = moatctl.run(["check", "-"], data=data)["connection"]
         result["changed"] = before != after
         result["diff"]["after"] = shown(after)
-    if result["changed"] and not module.check_mode:
+    reread = module.params["reread"] and module.params["state"] == "present"
+    if (result["changed"] or reread) and not module.check_mode:
         places = ["--connections", directory, "--socket", module.params["control_socket"]]
-        result["running"] = moatctl.run([*command, *places], data=data)["running"]
+        told = moatctl.run([*command, *places], data=data)
+        result["running"] = told["running"]
+        result["changed"] = result["changed"] or told["changed"]
     module.exit_json(**result)
 
 

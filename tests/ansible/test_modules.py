@@ -188,6 +188,15 @@ def test_a_connection_without_a_daemon_waits_for_it(box: Box) -> None:
     assert box.path("c0001").exists()
 
 
+def test_files_are_read_again_though_the_record_is_the_same(box: Box, daemon: Daemon) -> None:
+    box.connection("r", name="c0001", settings=RECORD)
+    results = box.connection("cr", name="c0001", settings=RECORD, reread=True)
+    assert changed(results) == [False, False]  # so says the daemon: they are the same, too
+    assert daemon.requests == ["replace"] * 2
+    daemon.connections["c0001"] = {}  # as if another secret were in force
+    assert changed(box.connection("r", name="c0001", settings=RECORD, reread=True)) == [True]
+
+
 @pytest.mark.parametrize("state", ["present", "absent"])
 def test_a_broken_record_is_put_right(box: Box, daemon: Daemon, state: str) -> None:
     box.path("c0001").write_text("{")
