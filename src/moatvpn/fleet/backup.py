@@ -13,32 +13,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select, text
+from sqlalchemy import Table, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
+from moatvpn.cli.policy_files import write_whole
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.base import SCHEMA_REVISION, Base, UtcDateTime, moment_text
-from moatvpn.fleet.files import whole_file
-from moatvpn.fleet.journal import Lock
+from moatvpn.fleet.journal import Configuration, Lock
 
 _FORM = 1
 _ROWS_AT_ONCE = 1000
 _REMEDY = "Take another backup"
+# More documents than a box can have been given since any backup that is still of use.
+SERIAL_LEAP = 1_000_000
 
 
 def back_up(session: Session, path: Path, now: datetime) -> int:
     """Write all that is in the database, of one moment, to path; return the number of rows."""
-    rows = 0
-    with whole_file(path) as file:
-        head = {"moat_fleet": _FORM, "layout": SCHEMA_REVISION, "made": moment_text(now)}
-        file.write(json.dumps(head) + "\n")
-        for table in _tables():
-            for row in session.execute(select(table).order_by(*table.primary_key)).mappings():
-                values = {name: _plain(value) for name, value in row.items()}
-                line = {"table": table.name, "row": values}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                rows += 1
-        file.write(json.dumps({"rows": rows}) + "\n")
+    head = {"moat_fleet": _FORM, "layout": SCHEMA_REVISION, "made": moment_text(now)}
+    lines = [json.dumps(head)]
+    for table in _tables():
+        for row in session.execute(select(table).order_by(*table.primary_key)).mappings():
+            values = {name: _plain(value) for name, value in row.items()}
+            lines.append(json.dumps({"table": table.name, "row": values}, ensure_ascii=False))
+    rows = len(lines) - 1
+    lines.append(json.dumps({"rows": rows}))
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode("utf-8"), 0o600)
     return rows
 
 
@@ -63,6 +63,8 @@ def restore(session: Session, path: Path) -> int:
         pending.append(row)
         count += 1
     _insert(session, tables, current, pending)
+    # Boxes take no document that is older than their last, which may be from after the backup.
+    session.execute(update(Configuration).values(serial=Configuration.serial + SERIAL_LEAP))
     _count_on(session)
     return count
 

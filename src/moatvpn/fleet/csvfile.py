@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moatvpn.cli.policy_files import write_whole
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.faults import Fault, FaultsError
-from moatvpn.fleet.files import whole_file
 from moatvpn.fleet.records import CUSTOMER_FIELDS
 
 _KNOWN = tuple(field.name for field in CUSTOMER_FIELDS)
@@ -61,10 +62,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
 
     Raises OperatorError.
     """
-    with whole_file(path) as file:
-        writer = csv.DictWriter(file, _KNOWN)
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, _KNOWN)
+    writer.writeheader()
+    writer.writerows(rows)
+    # It tells who lives where.
+    write_whole(path, file.getvalue().encode("utf-8"), 0o600)
 
 
 def _header_faults(header: list[str]) -> list[Fault]:

@@ -270,6 +270,25 @@ def test_one_address_connects_so_often_and_no_more(tmp_path, operator):
         assert counters[Reason.TOO_MANY] == 4
 
 
+def test_one_address_holds_so_many_connections_and_no_more(tmp_path, operator):
+    bounds = Bounds(of_host=3)
+    with running(operator, tmp_path, bounds) as service:
+        held = [socket.create_connection(service.server, timeout=PATIENCE) for _ in range(3)]
+        counters = service.desk.counters
+        with socket.create_connection(service.server, timeout=PATIENCE) as one_more:
+            assert until_closed(one_more) == b""
+        assert counters == {Reason.TOO_MANY: 1}
+        held.pop().close()
+        wait_for(lambda: counters[Reason.SLOW] == 1, "the end of one seen", 5)
+        with socket.create_connection(service.server, timeout=PATIENCE) as another:
+            another.sendall(b"{}\n" * 100)  # no TLS: it was heard, and hung up on for that
+            until_closed(another)
+            wait_for(lambda: counters[Reason.SLOW] == 2, "another heard", 5)
+        assert counters[Reason.TOO_MANY] == 1
+        for sock in held:
+            sock.close()
+
+
 def test_a_service_that_drips_holds_no_box(tmp_path, operator, trust):
     listener = socket.create_server(("127.0.0.1", 0))
     signer = new_signer()

@@ -14,7 +14,8 @@ from sqlalchemy import select
 from moatvpn.errors import OperatorError
 from moatvpn.fleet import keys, store
 from moatvpn.fleet.audit import history
-from moatvpn.fleet.backup import back_up, restore
+from moatvpn.fleet.backup import SERIAL_LEAP, back_up, restore
+from moatvpn.fleet.configurations import next_serial
 from moatvpn.fleet.database import Database, database_url
 from moatvpn.fleet.models import Customer
 from moatvpn.fleet.operations import begin_operation
@@ -38,6 +39,7 @@ def backup(
         given[1]["kidnet_subnet"] = "192.168.77.0/24"
         store.add_customers(session, [(None, each) for each in given], "file", now)
         keys.record_key(session, "m0001.moats.example.net", key(1), now)
+        assert next_serial(session, "m0001", "of this content", now) == 1
         begin_operation(session, "rotate", {"of": ["moats"]}, [["m0001"], ["m0002"]], "new", now)
     path = tmp_path / "moat.backup"
     with database.read() as session:
@@ -78,7 +80,13 @@ def test_a_restored_database_is_the_same(
     with empty.read() as session:
         back_up(session, again, now)
         assert [each.who for each in history(session)] == ["ada"] * len(history(session))
-    assert lines_of(again) == lines_of(backup)
+    leapt = [
+        line.replace('"serial": 1,', f'"serial": {SERIAL_LEAP + 1},') for line in lines_of(backup)
+    ]
+    assert lines_of(again) == leapt != lines_of(backup)
+    # Boxes have had documents from after the backup, and take nothing older.
+    with empty.write() as session:
+        assert next_serial(session, "m0001", "of another content", now) == SERIAL_LEAP + 2
     # It goes on: new rows get numbers that are nobody's.
     with empty.write() as session:
         store.add_customers(session, [(None, customer(3))], "file", now)

@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.commands.backup import back_up, restore
+from moatvpn.fleet.commands.claim import claim_app
 from moatvpn.fleet.commands.common import Json, new_typer
 from moatvpn.fleet.commands.customer import customer_app
+from moatvpn.fleet.commands.enrol import enrol_app
 from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.portal import portal_app
@@ -38,6 +40,8 @@ app = new_typer(cls=_Group, help="The customer database of a fleet of moats.")
 app.add_typer(portal_app, name="portal")
 app.add_typer(customer_app, name="customer")
 app.add_typer(key_app, name="key")
+app.add_typer(claim_app, name="claim")
+app.add_typer(enrol_app, name="enrol")
 app.command("history")(show_history)
 app.command("backup")(back_up)
 app.command("restore")(restore)
