@@ -105,10 +105,11 @@ class InventoryModule(BaseInventoryPlugin):
             # moat-fleet, run by a task on the controller, is to change what this was read from.
             # No variable: a URL may hold a password, and variables are shown and logged.
             os.environ[ENVIRONMENT] = url.render_as_string(hide_password=False)
+        for host, variables in found.hosts.items():
+            self.inventory.add_host(host)
+            for name, value in variables.items():
+                self.inventory.set_variable(host, name, value)
         for group, hosts in found.groups.items():
             self.inventory.add_group(group)
             for host in hosts:
-                self.inventory.add_host(host, group=group)
-        for host, variables in found.hosts.items():
-            for name, value in variables.items():
-                self.inventory.set_variable(host, name, value)
+                self.inventory.add_child(group, host)

@@ -106,7 +106,10 @@ def router_address(subnet: Network) -> Interface:
     """
     if subnet.prefixlen > subnet.max_prefixlen - 2:
         raise ValueError(f"{subnet} is too small for a router and its hosts")
-    return ipaddress.ip_interface(f"{subnet.network_address + 1}/{subnet.prefixlen}")
+    own = int(subnet.network_address) + 1, subnet.prefixlen
+    if isinstance(subnet, ipaddress.IPv4Network):
+        return ipaddress.IPv4Interface(own)
+    return ipaddress.IPv6Interface(own)
 
 
 def lease_range(subnet: Network) -> tuple[IPAddress, IPAddress]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moatvpn.config import ConnectionConfig, connection_to_dict
 from moatvpn.fleet.fields import slug
 from moatvpn.fleet.models import Customer, Portal, PublicKey, Status
 from moatvpn.subnets import parse_interface, parse_network, router_address
@@ -108,7 +108,7 @@ def _moat_variables(
         "moat_private_subnet": moat.private_subnet,
         "moat_private_address6": str(router_address(parse_network(moat.private_subnet6))),
         "moat_private_subnet6": moat.private_subnet6,
-        "moatvpn_portal_address": str(parse_interface(portal.tunnel_address).ip),
+        "moatvpn_portal_address": _host_of(portal.tunnel_address),
         "moat_kidnet_enabled": moat.kidnet,
     }
     if moat.kidnet and moat.kidnet_subnet is not None:
@@ -122,28 +122,34 @@ def _moat_variables(
     return variables
 
 
+@lru_cache(maxsize=256)
+def _host_of(interface: str) -> str:
+    """Return the address of a portal's interface, which thousands of moats have in common."""
+    return str(parse_interface(interface).ip)
+
+
+# Of a connection's record (moatvpn.config.ConnectionConfig) what differs from the defaults: Ansible
+# looks at every value of every host, and a portal has thousands of these.
+
+
 def _moat_connection(customer: Customer, portal: Portal, keys: tuple[str, ...]) -> dict[str, Any]:
-    return connection_to_dict(
-        ConnectionConfig(
-            # The portal's host name; the whole identity may be too long for a connection's name.
-            name=portal.identity.partition(".")[0],
-            remote_identity=portal.identity,
-            remote_public_keys=keys,
-            local_selectors=(customer.moat.private_subnet, customer.moat.private_subnet6),
-            remote_selectors=EVERYWHERE,
-            remote_address=str(parse_interface(portal.wild_address).ip),
-            initiate=True,
-        )
-    )
+    return {
+        # The portal's host name; the whole identity may be too long for a connection's name.
+        "name": portal.identity.partition(".")[0],
+        "remote_identity": portal.identity,
+        "remote_public_keys": list(keys),
+        "local_selectors": [customer.moat.private_subnet, customer.moat.private_subnet6],
+        "remote_selectors": list(EVERYWHERE),
+        "remote_address": _host_of(portal.wild_address),
+        "initiate": True,
+    }
 
 
 def _portal_connection(customer: Customer, keys: tuple[str, ...]) -> dict[str, Any]:
-    return connection_to_dict(
-        ConnectionConfig(
-            name=customer.id,
-            remote_identity=customer.moat.identity,
-            remote_public_keys=keys,
-            local_selectors=EVERYWHERE,
-            remote_selectors=(customer.moat.private_subnet, customer.moat.private_subnet6),
-        )
-    )
+    return {
+        "name": customer.id,
+        "remote_identity": customer.moat.identity,
+        "remote_public_keys": list(keys),
+        "local_selectors": list(EVERYWHERE),
+        "remote_selectors": [customer.moat.private_subnet, customer.moat.private_subnet6],
+    }
