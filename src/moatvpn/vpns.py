@@ -52,8 +52,7 @@ def further_vpns(records: Any, where: str = "moat_vpns") -> list[dict[str, Any]]
 
     Of a record, name, private_interface, private_address, private_subnet and identity must be
     there; connections are as moatvpn.config.ConnectionConfig describes them. Added are tunnel (the
-    device), table (of its routes), ports (UDP, in place of 500 and 4500), user (of its moatd) and
-    files (of its connections, below the directory of all further VPNs).
+    device), table (of its routes), ports (UDP, in place of 500 and 4500) and user (of its moatd).
     Raises ConfigError, whose what begins with where.
     """
     if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
@@ -91,7 +90,6 @@ def _vpn(record: dict[str, Any], number: int, where: str) -> dict[str, Any]:
         "table": FIRST_TABLE + number,
         "ports": [FIRST_PORT + 2 * (number - 1), FIRST_PORT + 2 * (number - 1) + 1],
         "user": f"moatvpn-{name}",
-        "files": [f"{name}/connections.d/{each.name}.json" for each in connections],
     }
 
 

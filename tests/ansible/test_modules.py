@@ -119,8 +119,8 @@ class Box:
         found: list[dict[str, Any]] = json.loads(results.read_text())
         return found
 
-    def connection(self, check: str, **given: Any) -> list[dict[str, Any]]:
-        return self.module("moat_connection", check, directory=str(self.connections), **given)
+    def connections_are(self, check: str, **given: Any) -> list[dict[str, Any]]:
+        return self.module("moat_connections", check, directory=str(self.connections), **given)
 
     def identity(self, check: str, **given: Any) -> list[dict[str, Any]]:
         given = {"path": str(self.key), "owner": OWNER, **given}
@@ -147,32 +147,18 @@ def refusals(results: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_connection_comes_changes_and_goes(box: Box, daemon: Daemon) -> None:
-    results = box.connection("crcr", name="c0001", settings=RECORD)
+    results = box.connections_are("crcr", connections=[RECORD])
     assert changed(results) == [True, True, False, False]
     assert daemon.requests == ["replace"]
     assert daemon.connections["c0001"] == json.loads(box.path("c0001").read_text())
     for each in results[:2]:
         assert each["diff"]["before"] == ""
-        assert json.loads(each["diff"]["after"])["remote_public_keys"] == [key(1)]
-    assert results[0]["diff"] == results[1]["diff"]
-    assert results[1]["running"] is True
-
-    results = box.connection("crcr", name="c0001", settings={**RECORD, "child_lifetime": 600})
-    assert changed(results) == [True, True, False, False]
-    assert '"child_lifetime": 3600.0' in results[0]["diff"]["before"]
-    assert '"child_lifetime": 600' in results[0]["diff"]["after"]
-    assert results[0]["diff"] == results[1]["diff"]
-
+        assert json.loads(each["diff"]["after"])["c0001"]["remote_public_keys"] == [key(1)]
     # What the record leaves out is the default again, not what it was.
-    assert changed(box.connection("crcr", name="c0001", settings=RECORD)) == [
-        True,
-        True,
-        False,
-        False,
-    ]
+    box.connections_are("r", connections=[{**RECORD, "child_lifetime": 600}])
+    assert changed(box.connections_are("crcr", connections=[RECORD])) == [True, True, False, False]
     assert json.loads(box.path("c0001").read_text())["child_lifetime"] == 3600
-
-    results = box.connection("crcr", name="c0001", state="absent")
+    results = box.connections_are("crcr", connections=[])
     assert changed(results) == [True, True, False, False]
     assert results[0]["diff"] == results[1]["diff"]
     assert results[0]["diff"]["after"] == ""
@@ -182,51 +168,74 @@ def test_a_connection_comes_changes_and_goes(box: Box, daemon: Daemon) -> None:
 
 
 def test_a_connection_without_a_daemon_waits_for_it(box: Box) -> None:
-    results = box.connection("crcr", name="c0001", settings=RECORD)
+    results = box.connections_are("crcr", connections=[RECORD])
     assert changed(results) == [True, True, False, False]
     assert results[1]["running"] is False
     assert box.path("c0001").exists()
 
 
 def test_files_are_read_again_though_the_record_is_the_same(box: Box, daemon: Daemon) -> None:
-    box.connection("r", name="c0001", settings=RECORD)
-    results = box.connection("cr", name="c0001", settings=RECORD, reread=True)
+    box.connections_are("r", connections=[RECORD])
+    results = box.connections_are("cr", connections=[RECORD], reread=["c0001"])
     assert changed(results) == [False, False]  # so says the daemon: they are the same, too
     assert daemon.requests == ["replace"] * 2
     daemon.connections["c0001"] = {}  # as if another secret were in force
-    assert changed(box.connection("r", name="c0001", settings=RECORD, reread=True)) == [True]
+    results = box.connections_are("r", connections=[RECORD], reread=["c0001"])
+    assert changed(results) == [True]
 
 
-@pytest.mark.parametrize("state", ["present", "absent"])
-def test_a_broken_record_is_put_right(box: Box, daemon: Daemon, state: str) -> None:
+@pytest.mark.parametrize("connections", [[RECORD], []])
+def test_a_broken_record_is_put_right(
+    box: Box, daemon: Daemon, connections: list[dict[str, Any]]
+) -> None:
     box.path("c0001").write_text("{")
-    settings = {"settings": RECORD} if state == "present" else {}
-    results = box.connection("crcr", name="c0001", state=state, **settings)
+    results = box.connections_are("crcr", connections=connections)
     assert changed(results) == [True, True, False, False]
-    assert results[0]["diff"]["before"] == "{"
-    assert box.path("c0001").exists() is (state == "present")
+    assert box.path("c0001").exists() is bool(connections)
 
 
 def test_settings_that_cannot_be_are_refused_in_check_mode_too(box: Box, daemon: Daemon) -> None:
-    for message in refusals(box.connection("cr", name="c0001", settings={**RECORD, "colour": 1})):
-        assert "colour" in message
-        assert "Known:" in message
-    for message in refusals(box.connection("cr", name="c0002", settings=RECORD)):
-        assert message == "settings: name is 'c0001'. Give 'c0002'"
-    for given in ({"settings": {**RECORD, "name": "../c"}}, {"state": "absent"}):
-        for message in refusals(box.connection("cr", name="../c", **given)):
-            assert "../c" in message
+    wrong = [{**RECORD, "colour": 1}], [{**RECORD, "name": "../c"}]
+    for connections, word in zip(wrong, ("colour", "../c"), strict=True):
+        for message in refusals(box.connections_are("cr", connections=connections)):
+            assert word in message
     assert daemon.requests == []
     assert list(box.connections.iterdir()) == []
 
 
-def test_a_connection_on_a_box_without_moatvpn(box: Box) -> None:
+def test_connections_of_a_box_without_moatvpn(box: Box) -> None:
     box.moatctl.unlink()
-    checked, done = box.connection("cr", name="c0001", settings=RECORD)
+    checked, done = box.connections_are("cr", connections=[RECORD])
     assert changed([checked]) == [True]
     assert refusals([done]) == [
         f"{box.moatctl}: is not there. Install moatvpn on the box first (role moatvpn)"
     ]
+
+
+def test_exactly_these_connections(box: Box, daemon: Daemon) -> None:
+    second = {**RECORD, "name": "c0002", "remote_identity": "m0002.moats.example.net"}
+    second["remote_selectors"] = ["10.201.2.0/24"]
+    results = box.connections_are("crcr", connections=[RECORD, second])
+    assert changed(results) == [True, True, False, False]
+    assert results[0]["diff"] == results[1]["diff"]
+    assert results[1]["running"] is True
+    assert daemon.requests == ["replace", "replace"]
+    results = box.connections_are("crcr", connections=[{**second, "child_lifetime": 600}])
+    assert changed(results) == [True, True, False, False]
+    assert (results[1]["deleted"], results[1]["replaced"]) == (["c0001"], ["c0002"])
+    assert daemon.requests[2:] == ["delete", "replace"]
+    assert '"child_lifetime": 3600.0' in results[0]["diff"]["before"]
+    assert '"child_lifetime": 600' in results[0]["diff"]["after"]
+    assert daemon.connections.keys() == {"c0002"}
+    assert changed(box.connections_are("cr", connections=[])) == [True, True]
+    assert list(box.connections.iterdir()) == []
+
+
+def test_exactly_these_with_one_that_cannot_be(box: Box, daemon: Daemon) -> None:
+    for message in refusals(box.connections_are("cr", connections=[RECORD, {"name": "c0002"}])):
+        assert "connections[1]" in message
+    assert daemon.requests == []
+    assert list(box.connections.iterdir()) == []
 
 
 def secrets(path: Path) -> list[str]:

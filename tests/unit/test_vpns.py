@@ -50,7 +50,6 @@ def test_each_has_its_own_names_and_numbers() -> None:
     assert (first["user"], second["user"]) == ("moatvpn-work", "moatvpn-other")
     assert (first["private_subnet6"], second["private_subnet6"]) == ("", "fd00:202::/64")
     assert first["resolvers"] == ["10.9.9.9"]
-    assert first["files"] == ["work/connections.d/portal2.json"]
     assert connection_from_dict(first["connections"][0]) == connection_from_dict(CONNECTION)
     assert further_vpns([]) == []
 

@@ -42,6 +42,17 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
     return _result(what, line)
 
 
+def change(path: Path, request: dict[str, Any]) -> tuple[bool, bool]:
+    """Ask for a change; return whether moatd runs, and whether it changed.
+
+    One that does not run reads what is stored when it starts. Raises as ask does else.
+    """
+    try:
+        return True, bool(ask(path, request)["changed"])
+    except DaemonNotRunningError:
+        return False, False
+
+
 def _exchange(path: Path, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(_PATIENCE)

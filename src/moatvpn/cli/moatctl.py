@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from moatvpn.cli.client import DaemonNotRunningError, DaemonUnreachableError, ask
+from moatvpn.cli.client import DaemonUnreachableError, ask, change
+from moatvpn.cli.connection_set import set_connections
 from moatvpn.cli.keys import ACTIONS, key
 from moatvpn.cli.metrics import metrics_text
 from moatvpn.cli.store import Store
@@ -47,14 +48,6 @@ def _connection(path: Path) -> ConnectionConfig:
     return connection_from_dict(_load(path), str(path))
 
 
-def _apply(arguments: argparse.Namespace, request: dict[str, Any]) -> tuple[bool, bool]:
-    """Ask for a change; return whether moatd runs, and whether it changed."""
-    try:
-        return True, bool(ask(arguments.socket, request)["changed"])
-    except DaemonNotRunningError:
-        return False, False
-
-
 def _status(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if arguments.name is None:
         status = ask(arguments.socket, {"command": "status"})
@@ -83,7 +76,7 @@ def _add(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             why, remedy = "is there already", "Use `moatctl replace`"
             raise ConfigError(f"connection {config.name}", why, remedy)
         with store.writing(config):
-            running, _ = _apply(arguments, request)
+            running, _ = change(arguments.socket, request)
     return _change(config.name, "added", True, running)
 
 
@@ -93,10 +86,10 @@ def _replace(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     request = {"command": "replace", "connection": connection_to_dict(config)}
     with store.locked():
         if store.holds(config):
-            running, changed = _apply(arguments, request)
+            running, changed = change(arguments.socket, request)
         else:
             with store.writing(config):
-                running, _ = _apply(arguments, request)
+                running, _ = change(arguments.socket, request)
             changed = True
     return _change(config.name, "replaced" if changed else "unchanged", changed, running)
 
@@ -108,11 +101,15 @@ def _delete(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     with store.locked():
         if store.has(name):
             with store.removing(name):
-                running, _ = _apply(arguments, request)
+                running, _ = change(arguments.socket, request)
             changed = True
         else:
-            running, changed = _apply(arguments, request)
+            running, changed = change(arguments.socket, request)
     return _change(name, "deleted" if changed else "not there", changed, running)
+
+
+def _set(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    return set_connections(arguments, _load(arguments.file))
 
 
 def _change(name: str, what: str, changed: bool, running: bool) -> tuple[dict[str, Any], str]:
@@ -199,6 +196,8 @@ def parser() -> argparse.ArgumentParser:
     command("add", _add, "add a connection", file, stored)
     command("replace", _replace, "add a connection, or put it in place of another", file, stored)
     command("delete", _delete, "delete a connection", name, stored)
+    exactly = command("set", _set, "have exactly the connections of a file", file, stored)
+    exactly.add_argument("--dry-run", action="store_true", help="say what would be done")
     rekey = command("rekey", _rekey, "renew a connection's keys now", name)
     rekey.add_argument("sa", nargs="?", choices=("child", "ike"), default="child")
     rekey.add_argument("--ike", dest="sa", action="store_const", const="ike", help="same as: ike")

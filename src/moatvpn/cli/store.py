@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from moatvpn.config import (
     ConnectionConfig,
@@ -39,6 +40,19 @@ class Store:
     def has(self, name: str) -> bool:
         """Return whether there is a file for that name, sound or not."""
         return self.path(name).exists()
+
+    def names(self) -> list[str]:
+        """Return the names that there are files for, sound or not, in order."""
+        return sorted(
+            path.stem for path in self._directory.glob("*.json") if not path.name.startswith(".")
+        )
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Return what is in a connection's file, None where that is no JSON object."""
+        try:
+            return load_json(self.path(name))
+        except ConfigError:
+            return None
 
     def holds(self, config: ConnectionConfig) -> bool:
         """Return whether config is here already, as it is."""
