@@ -72,8 +72,9 @@ molecule: setup ## Prove a tunnel in the lab, from empty containers to their rem
 test: ## Everything: lint, unit, interop, netns, molecule
 	@scripts/run-tests
 
-scale: setup ## Measure one portal with 10,000 moats; figures go to build/scale.json
+scale: setup ## Measure 10,000 moats and customers; figures go to build/scale.json and fleet.json
 	@python benchmarks/scale.py
+	python benchmarks/fleet.py
 
 # Options of the comparison: --rounds N, --seconds S, --only NAME..., --profile.
 BENCH ?=

@@ -110,6 +110,11 @@ class Portal:
         path = self._connections / f"{config.name}.json"
         path.write_text(json.dumps(self.record(config), indent=2))
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Return where moatctl finds moatd and its connections, as its options."""
+        return ("--connections", str(self._connections), "--socket", str(self._socket))
+
     @staticmethod
     def record(config: ConnectionConfig) -> dict[str, Any]:
         """Return a connection as moatd reads it."""

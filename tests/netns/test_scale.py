@@ -1,4 +1,4 @@
-"""The benchmark of many tunnels, with few: whether all come up and stay, not how fast."""
+"""The benchmarks of many tunnels and customers, with few: whether all is well, not how fast."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCALE = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TUNNELS = 300
 
 
 def test_every_tunnel_comes_up_stays_and_comes_back(tmp_path: Path) -> None:
     output = tmp_path / "scale.json"
-    words = (str(SCALE), "--tunnels", str(TUNNELS), "--calm", "2", "--output", str(output))
+    words = (
+        str(BENCHMARKS / "scale.py"),
+        "--tunnels",
+        str(TUNNELS),
+        "--calm",
+        "2",
+        "--output",
+        str(output),
+    )
     done = subprocess.run(
         (sys.executable, *words), capture_output=True, text=True, timeout=110, check=False
     )
@@ -22,3 +30,17 @@ def test_every_tunnel_comes_up_stays_and_comes_back(tmp_path: Path) -> None:
     assert figures["tunnels"] == TUNNELS
     assert figures["lost_in_rekey_storm"] == figures["lost_in_calm"] == 0
     assert all(value > 0 for name, value in figures.items() if name.endswith(("_s", "_ms")))
+
+
+def test_a_change_touches_whom_it_concerns_and_a_revoked_tunnel_ends(tmp_path: Path) -> None:
+    output = tmp_path / "fleet.json"
+    numbers = ("--customers", "8", "--few", "4")
+    words = (str(BENCHMARKS / "fleet.py"), *numbers, "--output", str(output))
+    done = subprocess.run(
+        (sys.executable, *words), capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(output.read_text())
+    assert (figures["customers"], figures["few"]["customers"]) == (8, 4)
+    assert figures["boxes_touched"] == 2
+    assert figures["revoke_s"] < 10
