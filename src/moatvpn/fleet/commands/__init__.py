@@ -15,6 +15,7 @@ from moatvpn.fleet.commands.claim import claim_app
 from moatvpn.fleet.commands.common import Json, new_typer
 from moatvpn.fleet.commands.customer import customer_app
 from moatvpn.fleet.commands.enrol import enrol_app
+from moatvpn.fleet.commands.forecast import show_forecast
 from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.portal import portal_app
@@ -43,6 +44,7 @@ app.add_typer(key_app, name="key")
 app.add_typer(claim_app, name="claim")
 app.add_typer(enrol_app, name="enrol")
 app.command("history")(show_history)
+app.command("forecast")(show_forecast)
 app.command("backup")(back_up)
 app.command("restore")(restore)
 
