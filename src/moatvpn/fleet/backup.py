@@ -13,13 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select, text, update
+from sqlalchemy import Table, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from moatvpn.cli.policy_files import write_whole
 from moatvpn.errors import OperatorError
+from moatvpn.fleet.audit import record_audit
 from moatvpn.fleet.base import SCHEMA_REVISION, Base, UtcDateTime, moment_text
-from moatvpn.fleet.journal import Configuration, Lock
+from moatvpn.fleet.configurations import leap
+from moatvpn.fleet.journal import Lock
 
 _FORM = 1
 _ROWS_AT_ONCE = 1000
@@ -42,7 +44,7 @@ def back_up(session: Session, path: Path, now: datetime) -> int:
     return rows
 
 
-def restore(session: Session, path: Path) -> int:
+def restore(session: Session, path: Path, now: datetime) -> int:
     """Take in what back_up has written, whole or not at all; return the number of rows.
 
     Raises OperatorError for a file that is no whole backup of today's layout, and where the
@@ -63,9 +65,10 @@ def restore(session: Session, path: Path) -> int:
         pending.append(row)
         count += 1
     _insert(session, tables, current, pending)
-    # Boxes take no document that is older than their last, which may be from after the backup.
-    session.execute(update(Configuration).values(serial=Configuration.serial + SERIAL_LEAP))
+    leap(session, SERIAL_LEAP, now)
     _count_on(session)
+    record_audit(session, now, "restore", "database", path.name, after={"rows": count})
+    session.flush()
     return count
 
 

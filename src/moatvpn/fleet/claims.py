@@ -19,10 +19,10 @@ from moatvpn.enrol.journal import BOUND, Seen
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.audit import record_audit
 from moatvpn.fleet.base import moment_text
+from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.journal import Claim
 from moatvpn.fleet.keys import record_key
 from moatvpn.fleet.models import Customer, Moat, Status
-from moatvpn.fleet.store import get_customer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +80,12 @@ def is_open(claim: Claim, now: datetime) -> bool:
     return claim.used is None and now < claim.expires
 
 
-def cancel_claims(session: Session, customer_id: str, now: datetime) -> int:
+def cancel_claims(session: Session, customer: Customer, now: datetime) -> int:
     """Forget the claims of a customer that have bound no key; return how many there were."""
-    get_customer(session, customer_id)
-    unused = [claim for claim in claims_of(session, customer_id) if claim.used is None]
+    unused = [claim for claim in claims_of(session, customer.id) if claim.used is None]
     for claim in unused:
         before = {"expires": moment_text(claim.expires)}
-        record_audit(session, now, "cancel", "claim", customer_id, before=before)
+        record_audit(session, now, "cancel", "claim", customer.id, before=before)
         session.delete(claim)
     session.flush()
     return len(unused)

@@ -18,9 +18,9 @@ from moatvpn.enrol.published import Entry, publish
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.claims import open_claims
 from moatvpn.fleet.configurations import next_serial
+from moatvpn.fleet.find import get_portal
 from moatvpn.fleet.inventory import SEEKING, build_inventory
 from moatvpn.fleet.models import Customer, Moat
-from moatvpn.fleet.store import get_portal
 
 
 @dataclass(frozen=True, slots=True)

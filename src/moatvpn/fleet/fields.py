@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from moatvpn.config import public_key_from_text
+from moatvpn.config import ED25519_SPKI_PREFIX, public_key_from_text
 from moatvpn.fleet.faults import Fault
 from moatvpn.fleet.models import Status, WildMode
 from moatvpn.subnets import Interface, Network, parse_interface, parse_network, router_address
@@ -239,8 +239,14 @@ def _check_ordinary(value: str, found: Network) -> None:
 
 
 def public_key(value: str) -> str:
-    """Return base64 of a SubjectPublicKeyInfo that moatd takes, in its one canonical form."""
-    return base64.b64encode(public_key_from_text(value)).decode("ascii")
+    """Return base64 of an Ed25519 SubjectPublicKeyInfo, in its one canonical form.
+
+    moatd takes other kinds of its peers; a box of ours makes none.
+    """
+    spki = public_key_from_text(value)
+    if not spki.startswith(ED25519_SPKI_PREFIX):
+        raise ValueError("no Ed25519 key, as every box makes")
+    return base64.b64encode(spki).decode("ascii")
 
 
 def moment(value: str) -> datetime:

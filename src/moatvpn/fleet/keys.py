@@ -21,6 +21,7 @@ def record_key(
     now: datetime,
     *,
     replace: bool = False,
+    beside: bool = False,
     not_before: datetime | None = None,
     not_after: datetime | None = None,
 ) -> bool:
@@ -28,8 +29,9 @@ def record_key(
 
     text is base64 of the key's SubjectPublicKeyInfo. The key is valid from not_before (now) until
     before not_after (no end); for a key that is there, only dates that are given change. replace
-    ends the box's other keys when this one begins. Raises OperatorError where another key is
-    valid and replace is not given, where the key is another box's, or one that has ended.
+    ends the box's other keys when this one begins; beside leaves them valid, for as long as one
+    takes the other's place. Raises OperatorError where another key is valid and neither is given,
+    where the key is another box's, or one that has ended.
     """
     box = get_box(session, identity)
     try:
@@ -48,11 +50,11 @@ def record_key(
         why = f"ends ({end}) before it begins ({start})"
         raise OperatorError(f"public key of {identity}", why, "Mend the dates")
     others = _others(box, row, max(start, now))
-    if others and row is None and not replace:
+    if others and row is None and not (replace or beside):
         raise OperatorError(
             identity,
             "has another valid public key",
-            "Add --replace if the box made a new key on purpose",
+            "Add --replace if the box made a new key on purpose, --beside while it has both",
         )
     if replace:
         for other in others:

@@ -12,9 +12,10 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from moatvpn.errors import OperatorError
 from moatvpn.fleet.audit import record_audit
+from moatvpn.fleet.claims import cancel_claims
 from moatvpn.fleet.faults import Fault, FaultsError
+from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.keys import end_keys
 from moatvpn.fleet.ledger import Ledger, portal_faults
 from moatvpn.fleet.models import TRANSITIONS, Customer, Moat, Portal, Status
@@ -120,7 +121,7 @@ def set_customer(
     """Change a customer by the texts in given; return the record, and whether it changed.
 
     An empty text stands for the field's default; an empty private subnet is allocated anew. A
-    customer who is revoked loses the moat's keys too. Raises FaultsError.
+    customer who is revoked loses the moat's keys and unused claims too. Raises FaultsError.
     """
     customer = get_customer(session, customer_id)
     before = customer_record(customer, _portal_names(session))
@@ -142,6 +143,7 @@ def set_customer(
     )
     if record.status == Status.REVOKED:
         end_keys(session, customer.moat, now)
+        cancel_claims(session, customer, now)
     session.flush()
     return record, True
 
@@ -164,26 +166,6 @@ def _apply(customer: Customer, record: CustomerRecord, ledger: Ledger, now: date
     backup = record.backup_portal
     customer.moat.backup_portal_id = None if backup is None else ledger.portals[backup].id
     customer.changed = now
-
-
-def get_customer(session: Session, customer_id: str) -> Customer:
-    """Return the customer of that id; raise OperatorError where there is none."""
-    customer = session.get(Customer, customer_id)
-    if customer is None:
-        raise OperatorError(
-            f"customer {customer_id}", "is not in the database", "See `moat-fleet customer list`"
-        )
-    return customer
-
-
-def get_portal(session: Session, identity: str) -> Portal:
-    """Return the portal of that identity; raise OperatorError where there is none."""
-    portal = session.scalar(select(Portal).where(Portal.identity == identity))
-    if portal is None:
-        raise OperatorError(
-            f"portal {identity}", "is not in the database", "See `moat-fleet portal list`"
-        )
-    return portal
 
 
 def list_customers(session: Session, status: str | None = None) -> list[CustomerRecord]:

@@ -75,18 +75,24 @@ def test_a_restored_database_is_the_same(
 ) -> None:
     assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     with empty.write() as session:
-        assert restore(session, backup) == len(lines_of(backup)) - 2
+        assert restore(session, backup, now) == len(lines_of(backup)) - 2
     again = tmp_path / "again.backup"
     with empty.read() as session:
         back_up(session, again, now)
-        assert [each.who for each in history(session)] == ["ada"] * len(history(session))
-    leapt = [
-        line.replace('"serial": 1,', f'"serial": {SERIAL_LEAP + 1},') for line in lines_of(backup)
-    ]
-    assert lines_of(again) == leapt != lines_of(backup)
-    # Boxes have had documents from after the backup, and take nothing older.
+        *before, last = history(session)
+        assert {each.who for each in before} == {"ada"}
+        assert (last.who, last.what, last.kind) == ("bob", "restore", "database")
+    # The same rows, but for the serial numbers, where boxes begin with them, and what happened.
+    leapt = backup.read_text().replace('"serial": 1,', f'"serial": {SERIAL_LEAP + 1},')
+    new = set(lines_of(again)) - set(leapt.splitlines())
+    assert set(leapt.splitlines()) - set(lines_of(again)) == {lines_of(backup)[-1]}
+    assert {json.loads(line).get("table") for line in new} == {"audit", "configurations", None}
+    assert len(new) == 3
+    # Boxes have had documents from after the backup, and take nothing older: neither those that
+    # the backup knew nor others.
     with empty.write() as session:
         assert next_serial(session, "m0001", "of another content", now) == SERIAL_LEAP + 2
+        assert next_serial(session, "m0009", "of any content", now) == SERIAL_LEAP + 1
     # It goes on: new rows get numbers that are nobody's.
     with empty.write() as session:
         store.add_customers(session, [(None, customer(3))], "file", now)
@@ -95,7 +101,9 @@ def test_a_restored_database_is_the_same(
 
 
 @pytest.mark.parametrize("lost", ["the end", "a row", "half a line", "all"])
-def test_a_file_that_is_not_whole_changes_nothing(backup: Path, empty: Database, lost: str) -> None:
+def test_a_file_that_is_not_whole_changes_nothing(
+    backup: Path, empty: Database, now: datetime, lost: str
+) -> None:
     text = backup.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
     kept = {
@@ -106,7 +114,7 @@ def test_a_file_that_is_not_whole_changes_nothing(backup: Path, empty: Database,
     }
     backup.write_text(kept[lost], encoding="utf-8")
     with pytest.raises(OperatorError, match=r"not whole|cannot be read"), empty.write() as session:
-        restore(session, backup)
+        restore(session, backup, now)
     assert customers_in(empty) == 0
 
 
@@ -118,23 +126,25 @@ def test_a_file_that_is_not_whole_changes_nothing(backup: Path, empty: Database,
     ],
 )
 def test_another_form_is_refused(
-    backup: Path, empty: Database, change: dict[str, object], match: str
+    backup: Path, empty: Database, now: datetime, change: dict[str, object], match: str
 ) -> None:
     first, *rest = lines_of(backup)
     backup.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]) + "\n")
     with pytest.raises(OperatorError, match=match), empty.write() as session:
-        restore(session, backup)
+        restore(session, backup, now)
 
 
-def test_a_row_of_something_else_is_refused(backup: Path, empty: Database) -> None:
+def test_a_row_of_something_else_is_refused(backup: Path, empty: Database, now: datetime) -> None:
     lines = lines_of(backup)
     lines[1] = json.dumps({"table": "alembic_version", "row": {"version_num": "0001"}})
     backup.write_text("\n".join(lines) + "\n")
     with pytest.raises(OperatorError, match="line 2"), empty.write() as session:
-        restore(session, backup)
+        restore(session, backup, now)
 
 
-def test_a_database_in_use_is_not_overwritten(database: Database, backup: Path) -> None:
+def test_a_database_in_use_is_not_overwritten(
+    database: Database, backup: Path, now: datetime
+) -> None:
     with pytest.raises(OperatorError, match="not empty"), database.write() as session:
-        restore(session, backup)
+        restore(session, backup, now)
     assert customers_in(database) == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
 from moatvpn.enrol.claims import Open, new_token, token_hash
@@ -18,6 +21,7 @@ from moatvpn.fleet import claims, keys, store
 from moatvpn.fleet.audit import history
 from moatvpn.fleet.claims import Collected
 from moatvpn.fleet.database import Database
+from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.models import PublicKey
 
 Texts = dict[str, str]
@@ -38,6 +42,12 @@ def stocked(
         store.add_customers(session, [(None, customer(1)), (None, customer(2))], "file", now)
         claims.make_claim(session, "c0001", HASH, now, MONTH)
     return database
+
+
+def new_p384() -> bytes:
+    """Return the SubjectPublicKeyInfo of a new key of a kind that no box makes."""
+    public_key = ec.generate_private_key(ec.SECP384R1()).public_key()
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 class Service:
@@ -138,23 +148,52 @@ def test_a_cancelled_claim_binds_nothing(
 ) -> None:
     service.binds(key(1))
     with stocked.write() as session:
-        assert claims.cancel_claims(session, "c0001", now) == 1
-        assert claims.cancel_claims(session, "c0001", now) == 0
+        assert claims.cancel_claims(session, get_customer(session, "c0001"), now) == 1
+        assert claims.cancel_claims(session, get_customer(session, "c0001"), now) == 0
     (alarm,) = collect(stocked, now, service).alarms
     assert "cancelled" in alarm
     assert valid_keys(stocked, now) == []
 
 
-@pytest.mark.parametrize("what", ["revoked", "another box"])
-def test_what_cannot_be_recorded_is_an_alarm(
-    stocked: Database, service: Service, key: Callable[[int], str], now: datetime, what: str
+def test_a_revoked_customers_claim_is_never_used_again(
+    stocked: Database, service: Service, key: Callable[[int], str], now: datetime
+) -> None:
+    """A thief's key that a portal bound does not come back with a customer who is ordered again."""
+    service.binds(key(1), OTHER)
+    for status in ("revoked", "ordered"):
+        with stocked.write() as session:
+            store.set_customer(session, "c0001", {"status": status}, now)
+        found = collect(stocked, now, service)
+        assert found.recorded == ()
+        assert len(found.alarms) == 1
+    assert valid_keys(stocked, now) == []
+
+
+def test_a_claim_with_a_key_of_another_kind_stops_no_others(
+    stocked: Database, service: Service, key: Callable[[int], str], now: datetime, tmp_path: Path
+) -> None:
+    """Whoever has a token may claim with a key that the database has no room for."""
+    service.binds(base64.b64encode(new_p384()).decode())
+    with stocked.write() as session:
+        claims.make_claim(session, "c0002", "0" * 64, now, MONTH)
+    second = tmp_path / "second"
+    moat = "m0002.moats.example.net"
+    journal = Journal(second, now.timestamp)
+    journal.bind(Open("0" * 64, moat, now.timestamp() + 1), key(2), HOME)
+    with stocked.write() as session:
+        seen = [service.seen(), read_journal(second.read_bytes(), "second")]
+        found = claims.collect(session, seen, now)
+    assert found.recorded == (moat,)
+    (alarm,) = found.alarms
+    assert "Ed25519" in alarm
+
+
+def test_a_key_that_is_another_boxs_is_an_alarm(
+    stocked: Database, service: Service, key: Callable[[int], str], now: datetime
 ) -> None:
     service.binds(key(1))
     with stocked.write() as session:
-        if what == "revoked":
-            store.set_customer(session, "c0001", {"status": "revoked"}, now)
-        else:
-            keys.record_key(session, "m0002.moats.example.net", key(1), now)
+        keys.record_key(session, "m0002.moats.example.net", key(1), now)
     found = collect(stocked, now, service)
     assert found.recorded == ()
     assert len(found.alarms) == 1

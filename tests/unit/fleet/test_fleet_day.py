@@ -79,7 +79,21 @@ def test_revoke_asks_first(stocked: Fleet) -> None:
     result = stocked("customer", "revoke", "c0001")
     assert result.exit_code == 1
     assert "--yes" in result.stderr
+    result = stocked("customer", "set", "c0001", "--status", "revoked")
+    assert result.exit_code == 1
+    assert "customer revoke" in result.stderr
     assert statuses(stocked) == ["active"] * 3
+
+
+def test_a_second_key_beside_the_first(stocked: Fleet, key: Callable[[int], str]) -> None:
+    record = ("key", "record", "m0001.moats.example.net")
+    assert stocked(*record, key(1)).exit_code == 0
+    assert "--beside" in stocked(*record, key(2)).stderr
+    assert stocked(*record, key(2), "--beside", "--replace").exit_code == 2
+    for words, valid in ((("--beside",), [True, True]), (("--replace",), [False, True])):
+        assert output(stocked(*record, key(2), *words, "--json"))["changed"] is True
+        assert [each["valid"] for each in output(stocked("key", "list", "--json"))] == valid
+        assert output(stocked(*record, key(2), *words, "--json"))["changed"] is False
 
 
 def test_history_says_who_changed_what(stocked: Fleet) -> None:

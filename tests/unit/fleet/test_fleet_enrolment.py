@@ -166,7 +166,7 @@ def test_a_claim_from_its_making_to_the_moats_key(
     assert (entry.claims[0].used_key, entry.keys) == (key(1), (key(1),))
     assert token not in office.fleet("claim", "list", "--json").stdout
     journal.write_text(journal.read_text() + json.dumps(record | {"public_key": key(2)}) + "\n")
-    found = output(office.fleet("claim", "collect", str(journal), "--json"), 1)
+    found = output(office.fleet("claim", "collect", str(journal), "--json"), 4)
     assert len(found["alarms"]) == 1
     (row,) = output(office.fleet("claim", "list", "--json"))
     assert row["state"] == "used, ALARM"

@@ -95,6 +95,6 @@ def test_the_command_alarms(
     ends = ("--not-before", "2020-01-01", "--not-after", "2020-02-01")
     assert fleet("key", "record", PORTAL, key(9), *ends).exit_code == 0
     result = fleet("forecast", "--json")
-    assert result.exit_code == 1
+    assert result.exit_code == 4
     (row,) = json.loads(result.stdout)
     assert (row["whose"], row["ends"], row["lapses"]) == (PORTAL, "2020-02-01T00:00:00Z", True)

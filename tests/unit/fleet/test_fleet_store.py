@@ -13,6 +13,7 @@ from moatvpn.errors import OperatorError
 from moatvpn.fleet import keys, store
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.faults import FaultsError
+from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.models import Customer, PublicKey
 
 Texts = dict[str, str]
@@ -144,7 +145,7 @@ def test_set_changes_what_is_given_and_says_so(stocked: Database, now: datetime)
         _, changed = store.set_customer(session, "c0001", {"status": "active"}, again)
         assert not changed
     with stocked.read() as session:
-        row = store.get_customer(session, "c0001")
+        row = get_customer(session, "c0001")
         assert (row.created, row.changed) == (now, later)
 
 

@@ -27,7 +27,7 @@ def back_up(context: typer.Context, file: File, as_json: Json = False) -> None:
 def restore(context: typer.Context, file: File, as_json: Json = False) -> None:
     """Take a backup into an empty database of either kind, whole or not at all."""
     with context.obj.write() as session:
-        rows = backup.restore(session, file)
+        rows = backup.restore(session, file, now())
     if as_json:
         print_json({"changed": bool(rows), "file": str(file), "rows": rows})
     else:

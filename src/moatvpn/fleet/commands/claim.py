@@ -14,14 +14,14 @@ from moatvpn.enrol.claims import new_token, token_hash
 from moatvpn.enrol.journal import read_journal
 from moatvpn.fleet import claims
 from moatvpn.fleet.base import moment_text
-from moatvpn.fleet.commands.common import Json, new_typer, now, print_list
+from moatvpn.fleet.commands.common import ALARM, Json, new_typer, now, print_list
+from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.journal import Claim
 from moatvpn.fleet.show import print_json, print_line
 
 claim_app = new_typer(help="One-time tokens for new boxes (docs/enrolment.md).")
 
 CustomerId = Annotated[str, typer.Argument(help="Customer id.", show_default=False)]
-ALARMED = 1
 
 
 @claim_app.command("make")
@@ -78,7 +78,7 @@ def _row(claim: Claim) -> dict[str, Any]:
 def claim_cancel(context: typer.Context, customer: CustomerId, as_json: Json = False) -> None:
     """Forget the tokens of a customer that no box has used."""
     with context.obj.write() as session:
-        count = claims.cancel_claims(session, customer, now())
+        count = claims.cancel_claims(session, get_customer(session, customer), now())
     if as_json:
         print_json({"changed": bool(count), "cancelled": count, "customer": customer})
     else:
@@ -93,7 +93,7 @@ def claim_collect(
     ],
     as_json: Json = False,
 ) -> None:
-    """Take what portals' services have seen of claims into the database; 1 where it is alarming."""
+    """Take what portals' services have seen of claims into the database; 4 where it is alarming."""
     read = [read_journal(read_octets(path), str(path)) for path in journals]
     with context.obj.write() as session:
         found = claims.collect(session, read, now())
@@ -111,4 +111,4 @@ def claim_collect(
         for alarm in found.alarms:
             print_line(f"ALARM {alarm}")
     if found.alarms:
-        raise typer.Exit(ALARMED)
+        raise typer.Exit(ALARM)

@@ -20,6 +20,9 @@ from moatvpn.fleet.show import (
     print_table,
 )
 
+# Exit code: all is done, and somebody should look at what was found.
+ALARM = 4
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Identity = Annotated[str, typer.Argument(help="FQDN of a moat or portal.", show_default=False)]
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from moatvpn.errors import OperatorError
 from moatvpn.fleet import fields, store
 from moatvpn.fleet.commands.common import (
     Json,
@@ -21,6 +22,8 @@ from moatvpn.fleet.commands.common import (
 )
 from moatvpn.fleet.commands.status import resume, revoke, suspend
 from moatvpn.fleet.csvfile import read_rows, write_rows
+from moatvpn.fleet.find import get_portal
+from moatvpn.fleet.models import Status
 from moatvpn.fleet.options import field_options, given_texts
 from moatvpn.fleet.records import CUSTOMER_FIELDS, CustomerRecord, as_texts
 from moatvpn.fleet.show import print_json, print_line
@@ -66,7 +69,7 @@ def customer_list(
         checked("status", status, fields.status)
     with context.obj.read() as session:
         if portal is not None:
-            store.get_portal(session, portal)
+            get_portal(session, portal)
         records = [
             asdict(record)
             for record in store.list_customers(session, status)
@@ -82,6 +85,12 @@ def customer_set(context: typer.Context, as_json: Json = False, **given: str | N
     """Change fields of a customer. An empty text clears a field, or gives it its default."""
     texts = given_texts(given)
     customer = texts.pop("customer")
+    if texts.get("status") == Status.REVOKED:
+        raise OperatorError(
+            f"customer {customer}",
+            "is not revoked by this: it ends the moat's keys for good",
+            "Use `moat-fleet customer revoke`",
+        )
     with context.obj.write() as session:
         record, changed = store.set_customer(session, customer, texts, now())
     if as_json:

@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from moatvpn.fleet.base import moment_text
-from moatvpn.fleet.commands.common import Json, now, print_list
+from moatvpn.fleet.commands.common import ALARM, Json, now, print_list
 from moatvpn.fleet.forecast import forecast
-
-LAPSING = 1
 
 
 def show_forecast(
@@ -19,7 +17,7 @@ def show_forecast(
     days: Annotated[int, typer.Option(help="How far to look ahead.", min=0, max=3660)] = 30,
     as_json: Json = False,
 ) -> None:
-    """List what ends within so many days; 1 where nothing takes the place of something."""
+    """List what ends within so many days; 4 where nothing takes the place of something."""
     with context.obj.read() as session:
         rows = [
             {
@@ -32,4 +30,4 @@ def show_forecast(
         ]
     print_list(rows, ("ends", "what", "whose", "lapses"), as_json)
     if any(row["lapses"] for row in rows):
-        raise typer.Exit(LAPSING)
+        raise typer.Exit(ALARM)

@@ -21,6 +21,9 @@ def key_record(
         str, typer.Argument(help="Base64 of SubjectPublicKeyInfo.", show_default=False)
     ],
     replace: Annotated[bool, typer.Option("--replace", help="End the box's other keys.")] = False,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="Leave the box's other keys valid.")
+    ] = False,
     not_before: Annotated[
         str | None, typer.Option(help="Date, or time with zone (now).", show_default=False)
     ] = None,
@@ -30,11 +33,20 @@ def key_record(
     as_json: Json = False,
 ) -> None:
     """Record a box's public key; recording it again changes nothing."""
+    if replace and beside:
+        raise typer.BadParameter("--replace and --beside exclude each other")
     start = None if not_before is None else checked("not_before", not_before, fields.moment)
     end = None if not_after is None else checked("not_after", not_after, fields.moment)
     with context.obj.write() as session:
         changed = keys.record_key(
-            session, identity, public_key, now(), replace=replace, not_before=start, not_after=end
+            session,
+            identity,
+            public_key,
+            now(),
+            replace=replace,
+            beside=beside,
+            not_before=start,
+            not_after=end,
         )
     if as_json:
         print_json({"changed": changed, "identity": identity, "public_key": public_key})

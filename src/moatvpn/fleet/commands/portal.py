@@ -18,6 +18,7 @@ from moatvpn.fleet.commands.common import (
     print_list,
     print_with_keys,
 )
+from moatvpn.fleet.find import get_portal
 from moatvpn.fleet.models import Portal
 from moatvpn.fleet.options import field_options, given_texts
 from moatvpn.fleet.records import PORTAL_FIELDS
@@ -38,7 +39,7 @@ def portal_add(context: typer.Context, as_json: Json = False, **given: str | Non
 def portal_show(context: typer.Context, identity: Identity, as_json: Json = False) -> None:
     """Show a portal with its keys."""
     with context.obj.read() as session:
-        portal = store.get_portal(session, identity)
+        portal = get_portal(session, identity)
         values = _portal_dict(portal)
         print_with_keys(values, portal, as_json)
 

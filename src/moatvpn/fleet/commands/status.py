@@ -11,6 +11,7 @@ import typer
 from moatvpn.errors import OperatorError
 from moatvpn.fleet import store
 from moatvpn.fleet.commands.common import Json, now
+from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.models import Status
 from moatvpn.fleet.show import print_json, print_line
 
@@ -27,7 +28,7 @@ def resume(context: typer.Context, customers: Customers, as_json: Json = False) 
     """Make suspended customers active again, all that are named or none."""
     with context.obj.read() as session:
         for customer in customers:
-            status = store.get_customer(session, customer).status
+            status = get_customer(session, customer).status
             if status not in (Status.SUSPENDED, Status.ACTIVE):
                 raise OperatorError(
                     f"customer {customer}",
