@@ -77,6 +77,11 @@ class Database:
                 self.name, f"no driver for it ({error})", "Install it beside moat-fleet"
             ) from error
 
+    @property
+    def url_text(self) -> str:
+        """Return the URL with its password: for a program's environment, never for people."""
+        return self._url.render_as_string(hide_password=False)
+
     def create(self) -> bool:
         """Make the tables; return False where they are there already.
 

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from moatvpn.errors import OperatorError
+from moatvpn.fleet.commands.apply import apply, show_plan
 from moatvpn.fleet.commands.backup import back_up, restore
 from moatvpn.fleet.commands.claim import claim_app
 from moatvpn.fleet.commands.common import Json, new_typer
@@ -45,6 +46,8 @@ app.add_typer(claim_app, name="claim")
 app.add_typer(enrol_app, name="enrol")
 app.command("history")(show_history)
 app.command("forecast")(show_forecast)
+app.command("plan")(show_plan)
+app.command("apply")(apply)
 app.command("backup")(back_up)
 app.command("restore")(restore)
 

@@ -20,6 +20,8 @@ from moatvpn.fleet.show import (
     print_table,
 )
 
+# Exit code: some of it is done, and the same command again goes on.
+PARTLY = 3
 # Exit code: all is done, and somebody should look at what was found.
 ALARM = 4
 

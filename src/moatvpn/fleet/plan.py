@@ -1,0 +1,69 @@
+"""What is to be done on which boxes: all that the database says otherwise than when it was applied.
+
+A box's host variables are all that a playbook knows of it. Their digest is kept once a run has
+ended well, so the plan is what has another one now. It says nothing of what somebody has changed
+on a box by hand: `ansible-playbook site.yml --check --diff` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from moatvpn.fleet.configurations import next_serial
+from moatvpn.fleet.inventory import Inventory
+from moatvpn.fleet.journal import Configuration
+from moatvpn.fleet.models import Status
+
+# site.yml leaves these moats alone, and so does a plan.
+_LEFT_ALONE = (f"status_{Status.SUSPENDED}", f"status_{Status.REVOKED}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A box that is to be changed. applied: when it was last; None: never, by `apply`."""
+
+    identity: str
+    kind: str
+    applied: datetime | None
+
+
+def digests(inventory: Inventory) -> dict[str, str]:
+    """Return a digest of the variables of each box that a run would reach."""
+    left_alone = {host for group in _LEFT_ALONE for host in inventory.groups.get(group, ())}
+    return {
+        host: hashlib.sha256(json.dumps(variables, sort_keys=True).encode()).hexdigest()
+        for host, variables in inventory.hosts.items()
+        if host not in left_alone
+    }
+
+
+def plan(session: Session, inventory: Inventory) -> list[Pending]:
+    """Return the boxes to be changed: portals first, for moats call them; else by their names."""
+    portals = set(inventory.groups["portals"])
+    known = {row.box: row for row in session.scalars(select(Configuration))}
+    found = []
+    for host, digest in digests(inventory).items():
+        row = known.get(_name(host))
+        if row is None or row.digest != digest:
+            kind = "portal" if host in portals else "moat"
+            found.append(Pending(host, kind, None if row is None else row.at))
+    return sorted(found, key=lambda each: (each.kind != "portal", each.identity))
+
+
+def mark_applied(session: Session, applied: Mapping[str, str], now: datetime) -> None:
+    """Note that boxes are as these digests of their variables say."""
+    for host, digest in applied.items():
+        next_serial(session, _name(host), digest, now)
+
+
+def _name(host: str) -> str:
+    """Return what `configurations` knows a box's variables by."""
+    # Of one length: an identity may be as long as the column.
+    return f"applied {hashlib.sha256(host.encode()).hexdigest()}"
