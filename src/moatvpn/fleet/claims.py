@@ -20,14 +20,14 @@ from moatvpn.errors import OperatorError
 from moatvpn.fleet.audit import record_audit
 from moatvpn.fleet.base import moment_text
 from moatvpn.fleet.find import get_customer
-from moatvpn.fleet.journal import Claim
+from moatvpn.fleet.journal import Audit, Claim
 from moatvpn.fleet.keys import record_key
 from moatvpn.fleet.models import Customer, Moat, Status
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What journals told. recorded: identities with a new key. alarms: lines for people."""
+    """What journals told for the first time. recorded: identities. alarms: lines for people."""
 
     recorded: tuple[str, ...]
     alarms: tuple[str, ...]
@@ -105,29 +105,29 @@ def collect(session: Session, journals: Sequence[Sequence[Seen]], now: datetime)
     """Take in what services have seen: bound keys become the moats', copies become alarms.
 
     Journals only grow and are collected again and again: what was taken in before changes nothing,
-    and is not told of again but for copies, which stay an alarm.
+    and is not told of again. Each alarm is in the audit, under the moat's identity.
     """
     seen = sorted((line for journal in journals for line in journal), key=lambda each: each.at)
     claims = {claim.token_hash: claim for claim in claims_of(session)}
     recorded: list[str] = []
-    alarms: list[str] = []
+    alarms: dict[str, str] = {}
     refusals: Counter[str] = Counter()
     for line in seen:
         claim = claims.get(line.token_hash)
         if line.what != BOUND:
             refusals[line.token_hash] += 1
-            alarms.append(_alarm(line, f"refused, {line.what}"))
+            _alarm(alarms, line, f"refused, {line.what}")
         elif claim is None:
-            alarms.append(_alarm(line, "it was cancelled, so the key is not recorded"))
+            _alarm(alarms, line, "it was cancelled, so the key is not recorded")
         elif claim.used_key is None:
             fault = _bind(session, claim, line, now)
             if fault is None:
                 recorded.append(line.identity)
             else:
-                alarms.append(_alarm(line, fault))
+                _alarm(alarms, line, fault)
         elif claim.used_key != line.public_key:
             refusals[line.token_hash] += 1
-            alarms.append(_alarm(line, "another key has it: somebody has a copy of the token"))
+            _alarm(alarms, line, "another key has it: somebody has a copy of the token")
     for token_hash, count in refusals.items():
         claim = claims.get(token_hash)
         if claim is not None and claim.refused < count:
@@ -136,8 +136,18 @@ def collect(session: Session, journals: Sequence[Sequence[Seen]], now: datetime)
             record_audit(
                 session, now, "refuse", "claim", claim.customer_id, before=before, after=after
             )
+    told = _told(session)
+    new = [alarm for alarm in alarms if alarm not in told]
+    for alarm in new:
+        record_audit(session, now, "alarm", "claim", alarms[alarm], after={"alarm": alarm})
     session.flush()
-    return Collected(tuple(recorded), tuple(dict.fromkeys(alarms)))
+    return Collected(tuple(recorded), tuple(new))
+
+
+def _told(session: Session) -> frozenset[str]:
+    """Return the alarms that were told of before."""
+    rows = session.scalars(select(Audit).where(Audit.what == "alarm"))
+    return frozenset(str(row.after["alarm"]) for row in rows if row.after is not None)
 
 
 def _bind(session: Session, claim: Claim, line: Seen, now: datetime) -> str | None:
@@ -156,6 +166,8 @@ def _bind(session: Session, claim: Claim, line: Seen, now: datetime) -> str | No
     return None
 
 
-def _alarm(line: Seen, what: str) -> str:
+def _alarm(alarms: dict[str, str], line: Seen, what: str) -> None:
+    """Add a line for people to alarms, whose values are the identities that they concern."""
     when = moment_text(datetime.fromtimestamp(int(line.at), UTC))
-    return f"{line.identity}: claim shown from {line.source} at {when}: {what}"
+    text = f"{line.identity}: claim shown from {line.source} at {when}: {what}"
+    alarms[text] = line.identity
