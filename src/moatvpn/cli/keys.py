@@ -16,7 +16,13 @@ from typing import Any
 
 from moatvpn.cli.client import DaemonNotRunningError, ask
 from moatvpn.crypto.sign import fingerprint
-from moatvpn.daemon.keyfile import create_key_file, next_key, old_key, read_signer
+from moatvpn.daemon.keyfile import (
+    create_key_file,
+    next_key,
+    old_key,
+    read_signer,
+    sync_directory,
+)
 from moatvpn.errors import OperatorError
 
 ACTIONS = ("status", "make-next", "switch", "finish", "back")
@@ -80,7 +86,7 @@ def _switch(path: Path) -> bool:
     if not old.exists():
         os.link(path, old)
     new.rename(path)
-    _sync(path.parent)
+    sync_directory(path.parent)
     return True
 
 
@@ -104,7 +110,7 @@ def _finish(path: Path, socket: Path) -> bool:
         remedy = "Have those peers trust it, run `moatctl key switch` again, and then this"
         raise OperatorError(f"private key {path}", why, remedy)
     old.unlink()
-    _sync(path.parent)
+    sync_directory(path.parent)
     return True
 
 
@@ -116,7 +122,7 @@ def _back(path: Path) -> bool:
         # Where both were links to one file, that renames nothing.
         old.unlink(missing_ok=True)
     new.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync_directory(path.parent)
     return changed
 
 
@@ -127,11 +133,3 @@ def _reload(socket: Path) -> bool:
     except DaemonNotRunningError:
         return False
     return True
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -15,7 +15,7 @@ from typing import Any
 
 from moatvpn.config_fields import FQDN, Record, short
 from moatvpn.crypto.seal import Seal, is_encrypted, is_public_text, load_seal
-from moatvpn.daemon.keyfile import read_private
+from moatvpn.daemon.keyfile import read_private, sync_directory
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.policy.rules import NAME, NAME_SHAPE, Customer
 from moatvpn.subnets import parse_network
@@ -52,11 +52,7 @@ def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
     except OSError as error:
         why = f"cannot be written ({error.strerror})"
         raise OperatorError(str(path), why, "Make its directory, and run as its owner") from error

@@ -97,7 +97,7 @@ def create_private(path: Path, generate: Callable[[], bytes]) -> bool:
             os.link(temporary, path)  # unlike rename, this fails where path has appeared
         finally:
             os.unlink(temporary)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError:
         return False
     except OSError as error:
@@ -109,7 +109,8 @@ def create_private(path: Path, generate: Callable[[], bytes]) -> bool:
     return True
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk; raise OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

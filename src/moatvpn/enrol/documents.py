@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -55,6 +56,12 @@ class Voucher:
 
     certificate: str
     serial: int
+
+
+def certificate_digest(pem: str) -> str:
+    """Return SHA-256 of the first certificate in pem, in hex; raise ValueError for none."""
+    end = pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
+    return sha256_hex(ssl.PEM_cert_to_DER_cert(pem[pem.index(ssl.PEM_HEADER) : end]))
 
 
 def seal_configuration(configuration: Configuration, seal: Seal) -> bytes:

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from moatvpn.crypto.seal import sha256_hex
 from moatvpn.enrol.desk import Desk
+from moatvpn.enrol.documents import certificate_digest
 from moatvpn.enrol.messages import MOST_REQUEST, NONCE_OCTETS
 from moatvpn.enrol.reasons import EnrolError, Reason
 from moatvpn.errors import OperatorError
@@ -52,14 +52,12 @@ def server_context(certificate: Path, private_key: Path) -> tuple[ssl.SSLContext
     context.num_tickets = 0  # each connection proves the certificate anew
     try:
         context.load_cert_chain(certificate, private_key)
-        pem = certificate.read_text(encoding="ascii")
-        end = pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
-        der = ssl.PEM_cert_to_DER_cert(pem[pem.index(ssl.PEM_HEADER) : end])
+        digest = certificate_digest(certificate.read_text(encoding="ascii"))
     except (OSError, ValueError) as error:
         why = f"cannot be used ({error})"
         remedy = "Make both with `moat-enrolled keygen`"
         raise OperatorError(f"{certificate}, {private_key}", why, remedy) from error
-    return context, sha256_hex(der)
+    return context, digest
 
 
 class Service:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,7 +11,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, contains_eager
 
 from moatvpn.config import connection_from_dict
-from moatvpn.crypto.seal import Seal, sha256_hex
+from moatvpn.crypto.seal import Seal
 from moatvpn.enrol.documents import Configuration, Voucher, seal_configuration, seal_voucher
 from moatvpn.enrol.published import Entry, publish
 from moatvpn.errors import OperatorError
@@ -29,16 +28,6 @@ class Publication:
 
     content: bytes
     moats: tuple[str, ...]
-
-
-def certificate_digest(pem: str, where: str) -> str:
-    """Return the SHA-256 of the certificate in a PEM file, in hex; raise OperatorError."""
-    try:
-        end = pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)
-        return sha256_hex(ssl.PEM_cert_to_DER_cert(pem[pem.index(ssl.PEM_HEADER) : end]))
-    except ValueError as error:
-        why = "holds no certificate"
-        raise OperatorError(where, why, "Have site.yml bring the portal's again") from error
 
 
 def make_publication(

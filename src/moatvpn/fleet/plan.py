@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,14 +27,18 @@ _LEFT_ALONE = (f"status_{Status.SUSPENDED}", f"status_{Status.REVOKED}")
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A box that is to be changed. applied: when it was last; None: never, by `apply`."""
+    """A box that is to be changed. applied: when it was last; None: never, by `apply`.
+
+    digest is that of the variables that it is to be changed to.
+    """
 
     identity: str
     kind: str
     applied: datetime | None
+    digest: str
 
 
-def digests(inventory: Inventory) -> dict[str, str]:
+def _digests(inventory: Inventory) -> dict[str, str]:
     """Return a digest of the variables of each box that a run would reach."""
     left_alone = {host for group in _LEFT_ALONE for host in inventory.groups.get(group, ())}
     return {
@@ -49,18 +53,18 @@ def plan(session: Session, inventory: Inventory) -> list[Pending]:
     portals = set(inventory.groups["portals"])
     known = {row.box: row for row in session.scalars(select(Configuration))}
     found = []
-    for host, digest in digests(inventory).items():
+    for host, digest in _digests(inventory).items():
         row = known.get(_name(host))
         if row is None or row.digest != digest:
             kind = "portal" if host in portals else "moat"
-            found.append(Pending(host, kind, None if row is None else row.at))
+            found.append(Pending(host, kind, None if row is None else row.at, digest))
     return sorted(found, key=lambda each: (each.kind != "portal", each.identity))
 
 
-def mark_applied(session: Session, applied: Mapping[str, str], now: datetime) -> None:
-    """Note that boxes are as these digests of their variables say."""
-    for host, digest in applied.items():
-        next_serial(session, _name(host), digest, now)
+def mark_applied(session: Session, applied: Iterable[Pending], now: datetime) -> None:
+    """Note that boxes are as the plan had them."""
+    for box in applied:
+        next_serial(session, _name(box.identity), box.digest, now)
 
 
 def _name(host: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_words import with_options
 from typer.testing import Result
 
 from moatvpn.fleet.database import Database, database_url
@@ -70,10 +71,7 @@ def stocked(
     given = [("portal", portal_texts)]
     given += [("customer", customer(number, status="active")) for number in (1, 2)]
     for kind, texts in given:
-        words = [texts.pop(kind)]
-        for name, text in texts.items():
-            words += [f"--{name.replace('_', '-')}", text]
-        assert fleet(kind, "add", *words).exit_code == 0
+        assert fleet(kind, "add", *with_options(texts, kind)).exit_code == 0
     for number, box in enumerate((PORTAL, FIRST, SECOND)):
         assert fleet("key", "record", box, key(number)).exit_code == 0
     return fleet

@@ -11,20 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_words import options
 from typer.testing import Result
 
 Fleet = Callable[..., Result]
 Texts = dict[str, str]
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def options(texts: Texts, *left_out: str) -> list[str]:
-    words = []
-    for name, text in texts.items():
-        if name not in left_out:
-            words += [f"--{name.replace('_', '-')}", text]
-    return words
 
 
 def write_csv(path: Path, rows: list[Texts]) -> Path:

@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_words import with_options
 from typer.testing import Result
 
 Fleet = Callable[..., Result]
 Texts = dict[str, str]
-
-
-def options(texts: Texts, positional: str) -> list[str]:
-    words = [texts[positional]]
-    for name, text in texts.items():
-        if name != positional:
-            words += [f"--{name.replace('_', '-')}", text]
-    return words
 
 
 def output(result: Result) -> Any:
@@ -35,10 +28,10 @@ def stocked(
     """Two portals, and three customers, the last of them at the second portal."""
     assert fleet("init").exit_code == 0
     for texts in (portal_texts, portal2_texts):
-        assert fleet("portal", "add", *options(texts, "portal")).exit_code == 0
+        assert fleet("portal", "add", *with_options(texts, "portal")).exit_code == 0
     for number, portal in ((1, portal_texts), (2, portal_texts), (3, portal2_texts)):
         texts = customer(number, portal=portal["portal"], status="active", isp=f"ISP {number}")
-        assert fleet("customer", "add", *options(texts, "customer")).exit_code == 0
+        assert fleet("customer", "add", *with_options(texts, "customer")).exit_code == 0
     return fleet
 
 
@@ -142,7 +135,7 @@ def test_what_is_exported_is_imported_again(
     other = ("--database", f"sqlite:///{tmp_path / 'other.sqlite'}")
     assert stocked(*other, "init").exit_code == 0
     for texts in (portal_texts, portal2_texts):
-        added = stocked(*other, "portal", "add", *options(texts, "portal"))
+        added = stocked(*other, "portal", "add", *with_options(texts, "portal"))
         assert added.exit_code == 0
     assert stocked(*other, "customer", "import", "--csv", str(path)).exit_code == 0
     everything = ("customer", "list", "--json")

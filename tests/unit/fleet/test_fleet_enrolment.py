@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet_words import with_options
 from typer.testing import Result
 
 from moatvpn.crypto.seal import generate_seal, load_seal
 from moatvpn.crypto.self_signed import self_signed
 from moatvpn.enrol.claims import token_hash
-from moatvpn.enrol.documents import open_configuration, open_voucher, walk
+from moatvpn.enrol.documents import certificate_digest, open_configuration, open_voucher, walk
 from moatvpn.enrol.journal import BOUND, Seen
 from moatvpn.enrol.published import Published, read_published
-from moatvpn.fleet.enrolment import certificate_digest
 
 Fleet = Callable[..., Result]
 Texts = dict[str, str]
@@ -77,10 +77,7 @@ def office(
     given = [("portal", portal_texts)]
     given += [("customer", customer(n, status=s)) for n, s in ((1, "shipped"), (2, "suspended"))]
     for kind, texts in given:
-        words = [texts.pop(kind)]
-        for name, text in texts.items():
-            words += [f"--{name.replace('_', '-')}", text]
-        added = fleet(kind, "add", *words)
+        added = fleet(kind, "add", *with_options(texts, kind))
         assert added.exit_code == 0, added.stderr
     assert fleet("key", "record", PORTAL, key(9)).exit_code == 0
     return Office(fleet, tmp_path)
@@ -108,7 +105,7 @@ def test_settings_are_signed_and_their_serial_grows_with_them(
 
 
 def test_the_voucher_is_of_the_portals_certificate(office: Office) -> None:
-    digest = certificate_digest(office.pem.read_text(), "tls.pem")
+    digest = certificate_digest(office.pem.read_text())
     voucher = open_voucher(office.publish().voucher, [office.public_key])
     assert (voucher.certificate, voucher.serial) == (digest, 1)
     _, other = self_signed("enrol", BEGIN, END)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
+from fleet_words import with_options
 from typer.testing import Result
 
 from moatvpn.fleet import claims, keys, store
@@ -87,10 +88,7 @@ def test_the_command_alarms(
     fleet: Callable[..., Result], portal_texts: Texts, key: Callable[[int], str]
 ) -> None:
     assert fleet("init").exit_code == 0
-    words = [portal_texts.pop("portal")]
-    for name, text in portal_texts.items():
-        words += [f"--{name.replace('_', '-')}", text]
-    assert fleet("portal", "add", *words).exit_code == 0
+    assert fleet("portal", "add", *with_options(portal_texts, "portal")).exit_code == 0
     assert fleet("forecast").exit_code == 0
     ends = ("--not-before", "2020-01-01", "--not-after", "2020-02-01")
     assert fleet("key", "record", PORTAL, key(9), *ends).exit_code == 0

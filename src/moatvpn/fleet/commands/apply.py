@@ -19,7 +19,7 @@ from moatvpn.fleet.commands.common import PARTLY, Json, now, print_list
 from moatvpn.fleet.database import ENVIRONMENT, Database
 from moatvpn.fleet.inventory import build_inventory
 from moatvpn.fleet.locks import lock
-from moatvpn.fleet.plan import digests, mark_applied, plan
+from moatvpn.fleet.plan import mark_applied, plan
 from moatvpn.fleet.show import print_line
 
 
@@ -46,9 +46,8 @@ def apply(
     holder = f"{database.who} on {socket.gethostname()} ({os.getpid()})"
     with lock(database, "apply", holder):
         with database.read() as session:
-            inventory = build_inventory(session, now())
-            boxes = [each.identity for each in plan(session, inventory)]
-        before = digests(inventory)
+            pending = plan(session, build_inventory(session, now()))
+        boxes = [each.identity for each in pending]
         if not boxes:
             print_line("nothing to do")
             return
@@ -63,7 +62,7 @@ def apply(
             raise typer.Exit(PARTLY)
         with database.write() as session:
             # A key that the run has recorded changes its portal again: that is for the next plan.
-            mark_applied(session, {box: before[box] for box in boxes}, now())
+            mark_applied(session, pending, now())
     print_line(f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'} applied")
 
 

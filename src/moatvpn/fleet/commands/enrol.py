@@ -9,9 +9,10 @@ import typer
 
 from moatvpn.cli.policy_files import read_octets, read_seal, read_text, write_whole
 from moatvpn.config_fields import object_from_json
-from moatvpn.enrol.documents import seal_handover
+from moatvpn.enrol.documents import certificate_digest, seal_handover
+from moatvpn.errors import OperatorError
 from moatvpn.fleet.commands.common import Json, new_typer, now
-from moatvpn.fleet.enrolment import certificate_digest, make_publication
+from moatvpn.fleet.enrolment import make_publication
 from moatvpn.fleet.show import print_json, print_line
 
 enrol_app = new_typer(help="What enrolment services publish (docs/enrolment.md).")
@@ -44,7 +45,11 @@ def enrol_publish(
 ) -> None:
     """Write what one portal's service is to serve; site.yml brings it there."""
     pem = directory / f"{portal}.tls.pem"
-    certificate = certificate_digest(read_text(pem), str(pem))
+    try:
+        certificate = certificate_digest(read_text(pem))
+    except ValueError as error:
+        why, remedy = "holds no certificate", "Have site.yml bring the portal's again"
+        raise OperatorError(str(pem), why, remedy) from error
     settings = None
     if connection_settings is not None:
         settings = object_from_json(read_octets(connection_settings), str(connection_settings))
