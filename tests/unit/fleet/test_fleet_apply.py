@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from fleet_words import with_options
+from playbook_stub import PlaybookStub
 from typer.testing import Result
 
 from moatvpn.fleet.database import Database, database_url
@@ -22,41 +23,10 @@ PORTAL = "portal1.example.net"
 FIRST, SECOND = "m0001.moats.example.net", "m0002.moats.example.net"
 
 
-class Playbook:
-    """A program in ansible-playbook's place: it notes its limit, and ends as it is told."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.path = directory / "site.yml"
-        self.path.write_text("---\n")
-        program = directory / "bin" / "ansible-playbook"
-        program.parent.mkdir()
-        program.write_text(
-            f'#!/bin/sh\ncat "${{3#@}}" >> {directory}/limits\n'
-            f'echo "$MOAT_DATABASE" > {directory}/database\n'
-            f"exit $(cat {directory}/status)\n"
-        )
-        program.chmod(0o755)
-        self.ends_with(0)
-
-    def ends_with(self, status: int) -> None:
-        (self._directory / "status").write_text(str(status))
-
-    def boxes(self) -> list[str]:
-        path = self._directory / "limits"
-        found = path.read_text().split() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return found
-
-    @property
-    def database(self) -> str:
-        return (self._directory / "database").read_text().strip()
-
-
 @pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Playbook:
-    made = Playbook(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
+    made = PlaybookStub(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(made.python))
     return made
 
 
@@ -84,17 +54,17 @@ def planned(fleet: Fleet) -> list[str]:
     return [row["box"] for row in rows]
 
 
-def applied(fleet: Fleet, playbook: Playbook) -> Result:
+def applied(fleet: Fleet, playbook: PlaybookStub) -> Result:
     return fleet("apply", "--yes", "--playbook", str(playbook.path))
 
 
 def test_a_change_concerns_the_moat_and_its_portal(
-    stocked: Fleet, playbook: Playbook, url: str
+    stocked: Fleet, playbook: PlaybookStub, url: str
 ) -> None:
     assert planned(stocked) == [PORTAL, FIRST, SECOND]
     assert applied(stocked, playbook).exit_code == 0
     assert playbook.boxes() == [PORTAL, FIRST, SECOND]
-    assert playbook.database == database_url(url).render_as_string(hide_password=False)
+    assert playbook.run["database"] == database_url(url).render_as_string(hide_password=False)
     assert planned(stocked) == []
     assert "nothing to do" in applied(stocked, playbook).stdout
     assert playbook.boxes() == []
@@ -108,7 +78,7 @@ def test_a_change_concerns_the_moat_and_its_portal(
 
 
 def test_a_customer_who_is_suspended_concerns_the_portal(
-    stocked: Fleet, playbook: Playbook
+    stocked: Fleet, playbook: PlaybookStub
 ) -> None:
     applied(stocked, playbook)
     stocked("customer", "suspend", "c0001")
@@ -118,7 +88,7 @@ def test_a_customer_who_is_suspended_concerns_the_portal(
     assert planned(stocked) == [PORTAL]
 
 
-def test_a_run_that_failed_counts_for_nothing(stocked: Fleet, playbook: Playbook) -> None:
+def test_a_run_that_failed_counts_for_nothing(stocked: Fleet, playbook: PlaybookStub) -> None:
     playbook.ends_with(2)
     result = applied(stocked, playbook)
     assert result.exit_code == 3
@@ -126,14 +96,14 @@ def test_a_run_that_failed_counts_for_nothing(stocked: Fleet, playbook: Playbook
     assert planned(stocked) == [PORTAL, FIRST, SECOND]
 
 
-def test_apply_asks_first(stocked: Fleet, playbook: Playbook) -> None:
+def test_apply_asks_first(stocked: Fleet, playbook: PlaybookStub) -> None:
     result = stocked("apply", "--playbook", str(playbook.path))
     assert result.exit_code == 1
     assert "--yes" in result.stderr
     assert playbook.boxes() == []
 
 
-def test_one_operator_at_a_time(stocked: Fleet, playbook: Playbook, url: str) -> None:
+def test_one_operator_at_a_time(stocked: Fleet, playbook: PlaybookStub, url: str) -> None:
     database = Database(database_url(url), "bob")
     with lock(database, "apply", "bob elsewhere", lifetime=timedelta(minutes=1)):
         result = applied(stocked, playbook)
@@ -143,7 +113,7 @@ def test_one_operator_at_a_time(stocked: Fleet, playbook: Playbook, url: str) ->
     assert playbook.boxes() == []
 
 
-def test_a_playbook_that_is_not_there(stocked: Fleet, playbook: Playbook) -> None:
+def test_a_playbook_that_is_not_there(stocked: Fleet, playbook: PlaybookStub) -> None:
     playbook.path.unlink()
     result = applied(stocked, playbook)
     assert result.exit_code == 1

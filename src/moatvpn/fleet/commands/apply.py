@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +13,11 @@ import typer
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.base import moment_text
 from moatvpn.fleet.commands.common import PARTLY, Json, now, print_list
-from moatvpn.fleet.database import ENVIRONMENT, Database
+from moatvpn.fleet.database import Database
 from moatvpn.fleet.inventory import build_inventory
 from moatvpn.fleet.locks import lock
 from moatvpn.fleet.plan import mark_applied, plan
+from moatvpn.fleet.playbooks import check_playbook, run_playbook
 from moatvpn.fleet.show import print_line
 
 
@@ -40,9 +38,7 @@ def apply(
 ) -> None:
     """Run the playbook on the boxes of the plan, and no others; 3 where it did not end well."""
     database: Database = context.obj
-    program = _ansible_playbook()
-    if not playbook.is_file():
-        raise OperatorError(str(playbook), "is not there", "Run this where site.yml is")
+    check_playbook(playbook)
     holder = f"{database.who} on {socket.gethostname()} ({os.getpid()})"
     with lock(database, "apply", holder):
         with database.read() as session:
@@ -56,7 +52,7 @@ def apply(
                 why = "there is no terminal to ask at"
                 raise OperatorError(f"apply to {len(boxes)} boxes", why, "Give --yes")
             typer.confirm(f"Apply to {', '.join(boxes[:10])}, {len(boxes)} in all?", abort=True)
-        status = _run(database, program, playbook, boxes)
+        status = run_playbook(database, playbook, boxes)
         if status:
             print_line(f"the playbook ended with {status}; nothing counts as applied, run it again")
             raise typer.Exit(PARTLY)
@@ -64,21 +60,3 @@ def apply(
             # A key that the run has recorded changes its portal again: that is for the next plan.
             mark_applied(session, pending, now())
     print_line(f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'} applied")
-
-
-def _ansible_playbook() -> str:
-    beside = Path(sys.executable).with_name("ansible-playbook")
-    program = str(beside) if beside.exists() else shutil.which("ansible-playbook")
-    if program is None:
-        raise OperatorError("ansible-playbook", "is not installed", "Run `make setup`")
-    return program
-
-
-def _run(database: Database, program: str, playbook: Path, boxes: list[str]) -> int:
-    """Run the playbook on boxes, its output to the terminal; return its exit status."""
-    with tempfile.NamedTemporaryFile("w", prefix="moat-apply-", suffix=".limit") as limit:
-        limit.write("\n".join(boxes) + "\n")
-        limit.flush()
-        command = [program, str(playbook), "--limit", f"@{limit.name}"]
-        environment = {**os.environ, ENVIRONMENT: database.url_text}
-        return subprocess.run(command, env=environment, check=False).returncode
