@@ -18,6 +18,7 @@ from moatvpn.cli.client import DaemonNotRunningError, ask
 from moatvpn.crypto.sign import fingerprint
 from moatvpn.daemon.keyfile import (
     create_key_file,
+    locked,
     next_key,
     old_key,
     read_signer,
@@ -33,16 +34,7 @@ def key(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     path: Path = arguments.private_key
     action = arguments.action
     try:
-        if action == "make-next":
-            changed = _make_next(path)
-        elif action == "switch":
-            changed = _switch(path)
-        elif action == "finish":
-            changed = _finish(path, arguments.socket)
-        elif action == "back":
-            changed = _back(path)
-        else:
-            changed = False
+        changed = _take(action, arguments)
     except OSError as error:
         why = f"cannot be changed ({error.strerror})"
         raise OperatorError(f"private key {path}", why, "Run as root") from error
@@ -50,6 +42,21 @@ def key(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     result = {"changed": changed, "running": running, **_keys(path)}
     lines = [f"{name}: {value}" for name, value in result.items() if value is not None]
     return result, "\n".join(lines)
+
+
+def _take(action: str, arguments: argparse.Namespace) -> bool:
+    """Take one step; return whether it changed anything."""
+    path: Path = arguments.private_key
+    if action == "make-next":
+        return _make_next(path)
+    if action == "status":
+        return False
+    with locked(path.parent):
+        if action == "switch":
+            return _switch(path)
+        if action == "back":
+            return _back(path)
+        return _finish(path, arguments.socket, arguments.despite_absent)
 
 
 def _keys(path: Path) -> dict[str, Any]:
@@ -90,28 +97,53 @@ def _switch(path: Path) -> bool:
     return True
 
 
-def _finish(path: Path, socket: Path) -> bool:
+def _finish(path: Path, socket: Path, despite_absent: bool) -> bool:
     old = old_key(path)
     if not old.exists():
         return False
     if next_key(path).exists():
         why = "has a next key that it has not switched to"
         raise OperatorError(f"private key {path}", why, "Run `moatctl key switch` first")
-    signer = read_signer(old)
-    mark = fingerprint(signer.public_key)
+    read_signer(old)
     try:
         rows = ask(socket, {"command": "status"})["connections"]
     except DaemonNotRunningError as error:
         why = "is not proved: moatd does not run"
         raise OperatorError(f"private key {path}", why, "Start it, and try again") from error
-    held = [row["name"] for row in rows if row["local_key"] == mark or row["key_refused"]]
+    held, absent = _unproved(rows, fingerprint(read_signer(path).public_key))
     if held:
-        why = f"is not proved to {', '.join(held[:5])}{' and others' if len(held) > 5 else ''}"
         remedy = "Have those peers trust it, run `moatctl key switch` again, and then this"
+        raise OperatorError(f"private key {path}", f"is not proved to {_few(held)}", remedy)
+    if absent and not despite_absent:
+        remedy = "Wait for them; or, if they trust it, leave them out with --despite-absent"
+        why = f"is not proved to {_few(absent)}, who did not call yet"
         raise OperatorError(f"private key {path}", why, remedy)
     old.unlink()
     sync_directory(path.parent)
     return True
+
+
+def _unproved(rows: list[dict[str, Any]], mark: str) -> tuple[list[str], list[str]]:
+    """Return the connections that do not show that the peer trusts our key, by names.
+
+    First those that show that it does not, or that it is ours to call; then those whose peer is
+    not here. After a restart of moatd nobody is, for a while. mark is the key's fingerprint.
+    """
+    held: list[str] = []
+    absent: list[str] = []
+    for row in rows:
+        if row["authentication"] != "raw-public-key":
+            continue
+        up = row["state"] == "established"
+        if row["key_refused"] or (up and row["local_key"] != mark):
+            held.append(row["name"])
+        elif not up:
+            (held if row["role"] == "initiator" else absent).append(row["name"])
+    return held, absent
+
+
+def _few(names: list[str]) -> str:
+    return f"{', '.join(names[:5])}{f' and {len(names) - 5} others' if len(names) > 5 else ''}"
 
 
 def _back(path: Path) -> bool:

@@ -213,6 +213,8 @@ def parser() -> argparse.ArgumentParser:
     keys = command("key", key, "replace the private key by another, and break no connection")
     keys.add_argument("action", choices=ACTIONS)
     keys.add_argument("--private-key", type=Path, default=_KEY_FILE)
+    absent = "finish though peers that call us are not here to prove the new key to"
+    keys.add_argument("--despite-absent", action="store_true", help=absent)
     check = command("check", _check, "say whether a connection or moatd.json is valid", file)
     check.add_argument("--files", action="store_true", help="read the files that it names, too")
     return top

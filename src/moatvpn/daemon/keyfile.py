@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from moatvpn.crypto.sign import Signer, generate_private_key, load_private_key
@@ -81,25 +82,24 @@ def create_key_file(path: Path) -> bool:
 def create_private(path: Path, generate: Callable[[], bytes]) -> bool:
     """Make a private file of what generate gives, mode 0600; return False where a file is there.
 
-    The file appears whole or not at all, and one that is there is never written over. Raises
-    OperatorError where it cannot be made.
+    The file appears whole or not at all, and one that is there is never written over. Whatever ends
+    this leaves no second copy: what was begun is no key yet, and the next call takes it away.
+    Raises OperatorError where it cannot be made.
     """
-    if path.exists():
-        return False
+    new = path.with_name(f".{path.name}.new")
     try:
-        # mkstemp makes a file that is new, with mode 0600 from its first moment.
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
+        with locked(path.parent):
+            if os.path.lexists(new):
+                new.unlink()
+            if os.path.lexists(path):
+                return False
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
                 file.write(generate())
                 file.flush()
                 os.fsync(fd)
-            os.link(temporary, path)  # unlike rename, this fails where path has appeared
-        finally:
-            os.unlink(temporary)
-        sync_directory(path.parent)
-    except FileExistsError:
-        return False
+            new.rename(path)
+            sync_directory(path.parent)
     except OSError as error:
         raise OperatorError(
             f"private key {path}",
@@ -107,6 +107,17 @@ def create_private(path: Path, generate: Callable[[], bytes]) -> bool:
             "Make its directory, and run as its owner",
         ) from error
     return True
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep others who lock the same directory from its files meanwhile; raise OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

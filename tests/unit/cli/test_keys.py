@@ -107,19 +107,66 @@ def test_back(
     assert not run(path, "back", capsys)["changed"]
 
 
-@pytest.mark.parametrize("row", ["old", "refused", "not running"])
+def row(key: str | None, **changes: Any) -> dict[str, Any]:
+    """Return what `status` tells of a connection that is up by a key."""
+    return {
+        "name": "c0001",
+        "authentication": "raw-public-key",
+        "state": "established",
+        "role": "responder",
+        "local_key": key,
+        "key_refused": False,
+        **changes,
+    }
+
+
+AWAY = {"key": None, "state": "waiting"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wants"),
+    [
+        ({}, "finished"),
+        ({"key": "old"}, "not proved to c0001"),
+        ({"key": None}, "not proved to c0001"),  # resumed by a ticket
+        ({"key_refused": True}, "not proved to c0001"),
+        ({"key": None, "state": "connecting", "role": "initiator"}, "not proved to c0001"),
+        (AWAY, "did not call yet"),
+        ({"key": None, "authentication": "psk"}, "finished"),
+        ({**AWAY, "authentication": "certificate"}, "finished"),
+        (None, "moatd does not run"),
+    ],
+)
 def test_finish_waits_for_every_connection(
-    path: Path, moatd: Moatd, capsys: pytest.CaptureFixture[str], row: str
+    path: Path,
+    moatd: Moatd,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any] | None,
+    wants: str,
 ) -> None:
     run(path, "make-next", capsys)
-    old = run(path, "switch", capsys)["old_fingerprint"]
-    key = old if row == "old" else None
-    moatd.rows = [{"name": "c0001", "local_key": key, "key_refused": row == "refused"}]
-    if row == "not running":
-        moatd.rows = None
-    assert main(["key", "finish", "--private-key", str(path)]) == 1
-    assert "not proved" in capsys.readouterr().err
-    assert old_key(path).exists()
+    switched = run(path, "switch", capsys)
+    marks = {"old": switched["old_fingerprint"], "new": switched["fingerprint"], None: None}
+    more = dict(changes or {})
+    key = marks[more.pop("key", "new")]
+    moatd.rows = None if changes is None else [row(marks["new"]), row(key, **more)]
+    refused = main(["key", "finish", "--private-key", str(path)])
+    assert refused == (wants != "finished")
+    assert wants == "finished" or wants in capsys.readouterr().err
+    assert old_key(path).exists() == bool(refused)
+
+
+def test_finish_leaves_out_who_is_absent_where_it_is_told_to(
+    path: Path, moatd: Moatd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(path, "make-next", capsys)
+    new = run(path, "switch", capsys)["fingerprint"]
+    words = ["key", "finish", "--despite-absent", "--private-key", str(path)]
+    moatd.rows = [row(new), row(None, state="waiting"), row(None, key_refused=True)]
+    assert main(words) == 1
+    moatd.rows.pop()
+    assert main(words) == 0
+    assert not old_key(path).exists()
 
 
 def test_switch_needs_a_next_key(
