@@ -47,6 +47,7 @@ AGGFRAG = ("auto", "off")
 # Octets of an envelope with its IP header: what every IPv4 path can carry some of, to jumbo frames.
 _TFC_OCTETS = (128, 9000)
 _TFC_RATE = (1, 100_000)  # envelopes a second
+_METRIC = (1, 255)
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
 _OTHER_PATHS = ("certificate", "insecure_write_keys_for_wireshark")
 _USUAL_PORTS = (IKE_PORT, NAT_PORT)
@@ -110,6 +111,10 @@ class ConnectionConfig:
         local_selectors: its addresses, resolvers, and the domains that they are for.
     redirect_gateways: further portals that the peer may send us to (RFC 5685), and none besides;
         each proves its own identity by one of its own keys.
+    metric: which of several connections for the same networks carries their packets: of those that
+        are up the one of the lowest metric, each has its own. What comes in is taken from all of
+        them, so a change of it loses nothing. Where the kernel carries the packets, a network has
+        one connection.
     child_lifetime, ike_lifetime: seconds until a rekey starts, a week at most; each side jitters
         them.
     dpd_interval: seconds of silence from the peer after which it is asked whether it lives, up to a
@@ -145,6 +150,7 @@ class ConnectionConfig:
     assigned_dns: tuple[str, ...] = ()
     assigned_domains: tuple[str, ...] = ()
     redirect_gateways: tuple[Gateway, ...] = ()
+    metric: int = 0
     child_lifetime: float = 3600.0
     ike_lifetime: float = 14400.0
     dpd_interval: float = 8.0
@@ -271,6 +277,7 @@ def connection_from_dict(record: dict[str, Any], where: str = "connection") -> C
         **{key: get.hosts(key) for key in ("assigned_addresses", "assigned_dns")},
         assigned_domains=get.domains("assigned_domains"),
         redirect_gateways=_gateways(get, authentication),
+        metric=get.amount("metric", _METRIC, "a metric"),
         child_lifetime=get.seconds("child_lifetime", 3600.0, 10.0),
         ike_lifetime=get.seconds("ike_lifetime", 14400.0, 20.0),
         dpd_interval=get.seconds("dpd_interval", 8.0, 1.0),

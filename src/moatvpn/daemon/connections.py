@@ -9,9 +9,13 @@ from moatvpn.errors import ConfigError, OperatorError
 
 
 class Connections:
-    """The configured connections by name. Checking one costs the same however many there are."""
+    """The configured connections by name. Checking one costs the same however many there are.
 
-    def __init__(self) -> None:
+    A network is several connections' where their metrics differ, unless one_for_each_network.
+    """
+
+    def __init__(self, *, one_for_each_network: bool = False) -> None:
+        self._one_for_each_network = one_for_each_network
         self._by_name: dict[str, ConnectionConfig] = {}
         # Who owns an identity or a network: a second owner would get the first one's traffic.
         self._owners: dict[str, str] = {}
@@ -38,7 +42,7 @@ class Connections:
     def check(self, config: ConnectionConfig) -> None:
         """Raise ConfigError where config cannot stand beside the others of another name."""
         where = f"connection {config.name}"
-        for claim in _claims(config):
+        for claim in self._claims(config):
             owner = self._owners.get(claim, config.name)
             if owner != config.name:
                 raise ConfigError(
@@ -49,18 +53,19 @@ class Connections:
         """Take config in, in place of what has its name. check it before."""
         self.remove(config.name)
         self._by_name[config.name] = config
-        for claim in _claims(config):
+        for claim in self._claims(config):
             self._owners[claim] = config.name
 
     def remove(self, name: str) -> None:
         """Forget the connection of that name, if there is one."""
         config = self._by_name.pop(name, None)
         if config is not None:
-            for claim in _claims(config):
+            for claim in self._claims(config):
                 self._owners.pop(claim, None)
 
-
-def _claims(config: ConnectionConfig) -> list[str]:
-    """Return what config wants for itself alone."""
-    networks = [f"remote network {network}" for network in config.remote_selectors]
-    return [f"remote identity {config.remote_identity}", *networks]
+    def _claims(self, config: ConnectionConfig) -> list[str]:
+        """Return what config wants for itself alone."""
+        shared = config.metric and not self._one_for_each_network
+        place = f" at metric {config.metric}" if shared else ""
+        networks = [f"remote network {network}{place}" for network in config.remote_selectors]
+        return [f"remote identity {config.remote_identity}", *networks]

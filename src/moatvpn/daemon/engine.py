@@ -72,6 +72,7 @@ class Engine:
         addresses: Addresses | None = None,
         keys: KeyLog | None = None,
         secrets: Callable[[ConnectionConfig], ConnectionSecrets] = _none,
+        one_for_each_network: bool = False,
     ) -> None:
         self._ike = ike
         self._esp = esp
@@ -83,7 +84,7 @@ class Engine:
         if keys is not None:
             ike.reveal_keys_to(keys.ike)
         self._assigned: dict[str, Assigned] = {}  # to us, by connection
-        self._connections = Connections()
+        self._connections = Connections(one_for_each_network=one_for_each_network)
         self._read_secrets = secrets
         self._secrets: dict[str, ConnectionSecrets] = {}
         self._outbox: list[Datagram] = []
@@ -169,7 +170,7 @@ class Engine:
         if present == config and self._secrets.get(config.name) == secrets:
             return False
         self._connections.check(config)
-        if present is not None and self._only_keys(present, config, secrets, now):
+        if present is not None and self._in_place(present, config, secrets, now):
             self._connections.put(config)
             self._settle()
             return True
@@ -177,22 +178,34 @@ class Engine:
             self._remove(config.name, now)
         self._connections.put(config)
         self._secrets[config.name] = secrets
+        if config.metric:
+            self._esp.set_metric(config.name, config.metric)
         self._ike.add_connection(config, now, secrets)
         self._settle()
         return True
 
-    def _only_keys(
+    def _in_place(
         self,
         present: ConnectionConfig,
         config: ConnectionConfig,
         secrets: ConnectionSecrets,
         now: float,
     ) -> bool:
-        """Take other keys of the peer's in place, if that is all, and its IKE SA is by one left."""
-        alike = replace(present, remote_public_keys=config.remote_public_keys) == config
-        raw = config.authentication == "raw-public-key"
-        same = raw and alike and self._secrets.get(config.name) == secrets == NO_SECRETS
-        return same and self._ike.change_keys(config, now)
+        """Take another metric and other keys of the peer's in place, if that is all.
+
+        Keys are taken so where the IKE SA is by one that stays.
+        """
+        keys = config.remote_public_keys
+        alike = replace(present, metric=config.metric, remote_public_keys=keys) == config
+        if not alike or self._secrets.get(config.name) != secrets:
+            return False
+        if keys != present.remote_public_keys:
+            raw = config.authentication == "raw-public-key" and secrets == NO_SECRETS
+            if not raw or not self._ike.change_keys(config, now):
+                return False
+        if config.metric != present.metric:
+            self._esp.set_metric(config.name, config.metric)
+        return True
 
     def use_keys(self, signers: tuple[Signer, ...], now: float) -> int:
         """Prove the first of signers from now on; return how many connections begin to."""

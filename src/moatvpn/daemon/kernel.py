@@ -33,7 +33,7 @@ class KernelEngine(Engine):
         log: LogCall,
         **beside: Unpack[Beside],
     ) -> None:
-        super().__init__(ike, plane, counters, log, **beside)
+        super().__init__(ike, plane, counters, log, **beside, one_for_each_network=True)
         self._plane = plane
         self._drops = drops
 

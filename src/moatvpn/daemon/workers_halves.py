@@ -22,6 +22,7 @@ from moatvpn.daemon.workers_messages import (
     Remove,
     RemoveConnection,
     SetLocal,
+    SetMetric,
     SetPeer,
     Statistics,
     Stray,
@@ -78,6 +79,8 @@ class Half:
                 esp.remove(spi_in)
             case RemoveConnection(connection):
                 esp.remove_connection(connection)
+            case SetMetric(connection, metric):
+                esp.set_metric(connection, metric)
             case SetPeer(connection, peer, udp):
                 esp.set_peer(connection, peer, udp=udp)
             case SetLocal(connection, host):

@@ -56,6 +56,14 @@ class RemoveConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class SetMetric:
+    """How much later than others a connection carries what several want."""
+
+    connection: str
+    metric: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetPeer:
     """Where a connection's peer is."""
 
@@ -163,7 +171,8 @@ class Drops:
 
 
 Message = (
-    Install | Activate | Remove | RemoveConnection | SetPeer | SetLocal | AskStatistics | AskDrops
+    Install | Activate | Remove | RemoveConnection | SetMetric | SetPeer | SetLocal
+    | AskStatistics | AskDrops
     | ProbeAsked | ProbeAnswered | Carried | Moved | Worn | IkeMessage | Stray | Statistics | Drops
 )  # fmt: skip
 
@@ -305,6 +314,7 @@ _OF_FIELD = {
     "statistics": _STATISTICS,
     "drops": _DROPS,
     "connection": _STR,
+    "metric": _INT,
     "host": _STR,
     "activate_outbound": _BOOL,
     "udp": _BOOL,

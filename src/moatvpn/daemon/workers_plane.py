@@ -26,6 +26,7 @@ from moatvpn.daemon.workers_messages import (
     Remove,
     RemoveConnection,
     SetLocal,
+    SetMetric,
     SetPeer,
     Statistics,
     Stray,
@@ -106,6 +107,10 @@ class WorkersPlane:
         for spi in self._spis.pop(connection, ()):
             del self._installed[spi]
         self._say(RemoveConnection(connection))
+
+    def set_metric(self, connection: str, metric: int) -> None:
+        """Prefer, of the connections for the same raw packets, the lowest metric that has an SA."""
+        self._say(SetMetric(connection, metric))
 
     def set_peer(self, connection: str, peer: Endpoint, *, udp: bool) -> None:
         """Send the connection's envelopes to peer from now on, in UDP or as IP protocol 50."""

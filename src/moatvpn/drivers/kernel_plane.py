@@ -196,6 +196,9 @@ class KernelPlane:
 
     # Addresses
 
+    def set_metric(self, connection: str, metric: int) -> None:
+        """Do nothing: of the kernel's policies, each is one connection's alone."""
+
     def set_peer(self, connection: str, peer: Endpoint, *, udp: bool) -> None:
         """Send the connection's envelopes to peer from now on, in UDP or as IP protocol 50."""
         known = self._connections.get(connection)

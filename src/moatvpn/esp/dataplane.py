@@ -31,6 +31,10 @@ class DataPlane(Protocol):
         """Forget a connection, if there is one: SAs, policy and statistics."""
         ...
 
+    def set_metric(self, connection: str, metric: int) -> None:
+        """Prefer, of the connections for the same raw packets, the lowest metric that has an SA."""
+        ...
+
     def set_peer(self, connection: str, peer: Endpoint, *, udp: bool) -> None:
         """Send the connection's envelopes to peer from now on, in UDP or as IP protocol 50."""
         ...

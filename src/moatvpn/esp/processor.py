@@ -83,6 +83,7 @@ class EspProcessor:
         if connection is None:
             connection = self._connections[name] = Connection(name, peer, child.udp)
             connection.source = self._sources.get(name, "")
+            self._spd.ready(name, False)
             self._route(connection, child)
             self._forget_flows()
         elif (connection.peer, connection.udp) != (peer, child.udp):
@@ -115,6 +116,7 @@ class EspProcessor:
         if connection.go_over_to(pair):
             self._rates.use(pair)
             self._route(connection, pair.child)
+            self._spd.ready(connection.name, True)
             self._forget_flows()
             if pair.child.private_blocks is not (connection.path is not None):
                 self._paths.changed(connection)
@@ -139,11 +141,14 @@ class EspProcessor:
     def remove(self, spi_in: int) -> None:
         """Forget a CHILD_SA, if there is one.
 
-        The connection's policy stays: if it sent on this one, its packets are dropped from now on.
+        The connection's policy stays: if it sent on this one, its packets are dropped from now on,
+        but for those that another connection, of whatever metric, is ready to carry.
         """
         pair = self._pairs.pop(spi_in, None)
         if pair is not None:
             pair.connection.forget(pair)
+            if not pair.connection.ways:
+                self._spd.ready(pair.connection.name, False)
             self._rates.forget(pair)
             self._forget_flows()
 
@@ -154,8 +159,16 @@ class EspProcessor:
         if known is not None:
             for spi in list(known.pairs):
                 self.remove(spi)
-            self._spd.remove(connection)
             self._paths.forget(connection)
+        self._spd.remove(connection)
+
+    def set_metric(self, connection: str, metric: int) -> None:
+        """Prefer, of the connections for the same raw packets, the lowest metric that has an SA.
+
+        It is 0 until it is set, and is forgotten with the connection.
+        """
+        self._spd.prefer(connection, metric)
+        self._forget_flows()
 
     def set_peer(self, connection: str, peer: Endpoint, *, udp: bool) -> None:
         """Send the connection's envelopes to peer from now on, in UDP or as IP protocol 50."""

@@ -54,3 +54,28 @@ def test_a_connection_may_take_its_own_place_and_free_what_it_had(make_connectio
     connections.check(make_connection(2, remote_selectors=["10.201.1.0/24"]))
     with pytest.raises(ConfigError, match=r"10\.201\.7\.0/24 belongs to connection c1"):
         connections.check(make_connection(2, remote_selectors=["10.201.7.0/24"]))
+
+
+def test_a_network_is_shared_by_connections_of_different_metrics(make_connection: Make) -> None:
+    connections = Connections()
+    first = make_connection(1)
+    connections.put(first)
+    same = list(first.remote_selectors)
+    connections.check(make_connection(2, remote_selectors=same, metric=1))
+    connections.put(make_connection(2, remote_selectors=same, metric=1))
+    with pytest.raises(ConfigError, match=r"at metric 1 belongs to connection c2"):
+        connections.check(make_connection(3, remote_selectors=same, metric=1))
+    connections.put(make_connection(1, metric=2))
+    connections.check(make_connection(3, remote_selectors=same))
+
+
+def test_where_the_kernel_carries_the_packets_a_network_is_shared_by_none(
+    make_connection: Make,
+) -> None:
+    connections = Connections(one_for_each_network=True)
+    first = make_connection(1)
+    connections.put(first)
+    with pytest.raises(ConfigError, match=r"belongs to connection c1"):
+        connections.check(
+            make_connection(2, remote_selectors=list(first.remote_selectors), metric=1)
+        )

@@ -272,6 +272,21 @@ def test_add_replace_delete(made: Fixture, make_connection: Make) -> None:
     assert made.esp.calls == [("remove_connection", "c1")] * 2
 
 
+def test_another_metric_alone_is_taken_in_place(made: Fixture, make_connection: Make) -> None:
+    made.engine.add(make_connection(1), 100.0)
+    made.engine.add(make_connection(2, metric=1), 100.0)
+    assert made.esp.calls == [("set_metric", "c2", 1)]
+    made.ike.calls.clear()
+    assert made.engine.replace(make_connection(1, metric=2), 101.0) is True
+    assert made.engine.replace(make_connection(1, metric=2), 101.0) is False
+    assert made.esp.calls[1:] == [("set_metric", "c1", 2)]
+    assert made.ike.calls == []
+    assert made.engine.show("c1", 102.0)["config"]["metric"] == 2
+    # With anything else it is another connection, and has its metric after the old one is gone.
+    assert made.engine.replace(make_connection(1, metric=3, dpd_interval=7), 103.0) is True
+    assert made.esp.calls[2:] == [("remove_connection", "c1"), ("set_metric", "c1", 3)]
+
+
 def test_a_refused_replacement_changes_nothing(made: Fixture, make_connection: Make) -> None:
     for number in (1, 2):
         made.engine.add(make_connection(number), 100.0)

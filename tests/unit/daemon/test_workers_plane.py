@@ -24,6 +24,7 @@ from moatvpn.daemon.workers_messages import (
     Remove,
     RemoveConnection,
     SetLocal,
+    SetMetric,
     SetPeer,
     Statistics,
     Stray,
@@ -99,8 +100,10 @@ def test_both_are_told_of_all_the_rest(workers: Workers) -> None:
     plane.activate(0x11)
     plane.set_peer("c1", PEER, udp=True)
     plane.set_local("c1", "198.51.100.2")
+    plane.set_metric("c1", 2)
     plane.remove(0x12)  # there is none
     told = [Activate(0x11), SetPeer("c1", PEER, udp=True), SetLocal("c1", "198.51.100.2")]
+    told.append(SetMetric("c1", 2))
     assert workers.opening.receive() == workers.sealing.receive() == told
 
 

@@ -102,3 +102,70 @@ def test_agrees_with_looking_at_every_network(owners, removed):
         holding = [net for net in left if address in net]
         expected = left[max(holding, key=lambda net: net.prefixlen)] if holding else None
         assert find(spd, address) == expected
+
+
+@pytest.fixture
+def two():
+    """Two connections that want everything, the second of the higher metric."""
+    spd = Spd()
+    spd.set("old", [ts("0.0.0.0/0"), ts("::/0")])
+    spd.prefer("new", 1)
+    spd.set("new", [ts("0.0.0.0/0"), ts("::/0")])
+    return spd
+
+
+def test_of_several_the_lowest_metric_has_a_network(two):
+    assert find(two, "10.0.0.1") == find(two, "fd00::1") == "old"
+    two.prefer("old", 2)
+    assert find(two, "10.0.0.1") == find(two, "fd00::1") == "new"
+    two.prefer("new", 3)
+    assert find(two, "10.0.0.1") == "old"
+    two.prefer("old", 0)
+    two.prefer("new", 0)
+    assert find(two, "10.0.0.1") == "new"  # of equals the latest, as it is without metrics
+
+
+def test_one_that_is_not_ready_gives_way_to_one_that_is(two):
+    two.ready("old", False)
+    assert find(two, "10.0.0.1") == "new"
+    two.ready("new", False)
+    assert find(two, "10.0.0.1") == "old"  # whose packets are then dropped
+    two.ready("new", True)
+    two.ready("old", True)
+    assert find(two, "10.0.0.1") == "old"
+
+
+@pytest.mark.parametrize(("gone", "left"), [("old", "new"), ("new", "old")])
+def test_who_is_left_has_what_was_shared(two, gone, left):
+    two.remove(gone)
+    assert find(two, "10.0.0.1") == find(two, "fd00::1") == left
+    two.ready(left, False)
+    assert find(two, "10.0.0.1") == left
+    two.set(gone, [ts("0.0.0.0/0")])
+    assert (find(two, "10.0.0.1"), find(two, "fd00::1")) == (gone, left)
+    two.remove(left)
+    two.remove(gone)
+    assert find(two, "10.0.0.1") is None
+
+
+@given(
+    metrics=st.permutations([0, 1, 2]),
+    idle=st.sets(st.sampled_from(["a", "b", "c"])),
+    removed=st.sampled_from(["a", "b", "c", None]),
+    first=st.permutations(["metric", "ready", "set"]),
+)
+def test_shared_networks_agree_with_looking_at_all_who_want_them(metrics, idle, removed, first):
+    spd = Spd()
+    ranks = dict(zip("abc", metrics, strict=True))
+    for step in first:
+        for name, metric in ranks.items():
+            if step == "metric":
+                spd.prefer(name, metric)
+            elif step == "ready":
+                spd.ready(name, name not in idle)
+            else:
+                spd.set(name, [ts("10.0.0.0/8")])
+    if removed is not None:
+        spd.remove(removed)
+    left = [name for name in ranks if name != removed]
+    assert find(spd, "10.1.1.1") == min(left, key=lambda name: (name in idle, ranks[name]))
