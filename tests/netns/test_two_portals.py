@@ -4,7 +4,8 @@
                              +-- wild0 192.0.2.2  new  corp0 10.50.0.2 --+
 
 The corporate network knows the old portal as the way to the pool of private subnets, and goes on
-doing so: the old portal has a route of its own for the moat that has gone. Needs root.
+doing so: the old portal has a route of its own for the moat that has gone. Both portals have their
+lockdown rulesets. Needs root.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 
 import pytest
 from boxes import MOAT, PATIENCE, Box, Namespace, new_box, run, wait_for
+from lockdown_boxes import portal as portal_box
+
+from moatvpn.lockdown.ruleset import ruleset
 
 OLD, NEW = "portal1.example.net", "portal2.example.net"
 WILD = {OLD: "192.0.2.1", NEW: "192.0.2.2"}
-CORPORATE = {OLD: "10.50.0.1", NEW: "10.50.0.2"}
-CORP = "10.50.0.10"
-POOL = "10.201.0.0/16"
+CORPORATE = {OLD: ("10.50.0.1", "fd00:50::1"), NEW: ("10.50.0.2", "fd00:50::2")}
+CORP, CORP6 = "10.50.0.10", "fd00:50::10"
+POOLS = {OLD: ("10.201.0.0/16", "fd00:201::/32"), NEW: ("10.202.0.0/16", "fd00:202::/32")}
 EVERY = 0.01  # seconds between pings
 
 # A connection that asks and is answered, ten milliseconds apart, and says when all is well.
@@ -68,23 +72,54 @@ class Corporation:
         self._cable(wild, "wild", moat, "wild0", f"{MOAT.wild}/24")
         for name, portal in portals.items():
             self._cable(wild, "wild", portal, "wild0", f"{WILD[name]}/24")
-            self._cable(wild, "corp", portal, "corp0", f"{CORPORATE[name]}/24")
-            portal.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-            portal.run("sysctl", "-qw", "net.ipv4.conf.all.send_redirects=0")
-            portal.run("sysctl", "-qw", "net.ipv4.conf.corp0.send_redirects=0")
-        self._cable(wild, "corp", corp, "corp0", f"{CORP}/24")
-        corp.ip("route", "add", POOL, "via", CORPORATE[OLD])
-        portals[OLD].ip("route", "add", POOL, "dev", "moat0")
-        moat.ip("address", "add", f"{MOAT.inside}/32", "dev", "lo")
-        moat.ip("route", "add", "10.50.0.0/24", "dev", "moat0", "src", MOAT.inside)
+            corporate, corporate6 = CORPORATE[name]
+            self._cable(wild, "corp", portal, "corp0", f"{corporate}/24", f"{corporate6}/64")
+            for setting in ("ipv4.ip_forward=1", "ipv6.conf.all.forwarding=1"):
+                portal.run("sysctl", "-qw", f"net.{setting}")
+            for interface in ("all", "corp0"):
+                portal.run("sysctl", "-qw", f"net.ipv4.conf.{interface}.send_redirects=0")
+            for pool in POOLS[name]:
+                portal.ip("route", "add", pool, "dev", "moat0")
+            self.lock(name)
+        self._cable(wild, "corp", corp, "corp0", f"{CORP}/24", f"{CORP6}/64")
+        for pool, router in zip(POOLS[OLD], CORPORATE[OLD], strict=True):
+            corp.ip("route", "add", pool, "via", router)
+        for own, bits, far in (
+            (MOAT.inside, 32, "10.50.0.0/24"),
+            (MOAT.inside6, 128, "fd00:50::/64"),
+        ):
+            moat.ip("address", "add", f"{own}/{bits}", "dev", "lo")
+            moat.ip("route", "add", far, "dev", "moat0", "src", own)
+
+    def lock(self, name: str, **changes: Any) -> None:
+        """Load the ruleset that a portal has, in one transaction."""
+        pool, pool6 = POOLS[name]
+        path = self.portals[name].directory / "lockdown.nft"
+        path.write_text(ruleset(portal_box(pool=pool, pool6=pool6, **changes)))
+        self.portals[name].run("nft", "-f", str(path))
+
+    def accept(self) -> None:
+        """Have the new portal take the moat in."""
+        for network in MOAT.networks:
+            self.portals[NEW].ip("route", "add", network, "dev", "moat0")
+        self.lock(NEW, moved_here=list(MOAT.networks))
+        self.have(self.portals[NEW], self.to_moat())
+
+    def hand_on(self) -> None:
+        """Have the old portal send what comes for the moat to the new one."""
+        self.lock(OLD, handed_on=list(MOAT.networks))
+        for network, router in zip(MOAT.networks, CORPORATE[NEW], strict=True):
+            self.portals[OLD].ip("route", "add", network, "via", router, "dev", "corp0")
 
     @staticmethod
-    def _cable(hub: Namespace, bridge: str, box: Namespace, name: str, address: str) -> None:
+    def _cable(hub: Namespace, bridge: str, box: Namespace, name: str, *addresses: str) -> None:
         end = f"{bridge[0]}{box.namespace[-4:]}"
         ends = (box.namespace, "type", "veth", "peer", "name", end, "netns", hub.namespace)
         run("ip", "link", "add", name, "netns", *ends)
         hub.ip("link", "set", end, "master", bridge, "up")
-        box.ip("address", "add", address, "dev", name)
+        for address in addresses:
+            nodad = ["nodad"] if ":" in address else []
+            box.ip("address", "add", address, "dev", name, *nodad)
         box.ip("link", "set", name, "up")
 
     def to_portal(self, name: str, metric: int = 0) -> dict[str, Any]:
@@ -149,7 +184,7 @@ def lost(out: bytes) -> int:
 
 def test_a_moat_goes_over_and_neither_side_loses_a_packet(corporation: Corporation) -> None:
     made, moat, corp = corporation, corporation.moat, corporation.corp
-    old, new = (corporation.portals[name] for name in (OLD, NEW))
+    old = corporation.portals[OLD]
     pipe = subprocess.PIPE
     server = moat.popen(sys.executable, "-uc", _ANSWER, MOAT.inside, stdout=pipe)
     assert server.stdout is not None
@@ -162,10 +197,10 @@ def test_a_moat_goes_over_and_neither_side_loses_a_packet(corporation: Corporati
     assert asking.stdout.readline() == b"ready\n"
     count = str(int(length / EVERY))
     ping = ("ping", "-q", f"-i{EVERY}", f"-c{count}", "-W2")
-    pings = [corp.popen(*ping, MOAT.inside, stdout=pipe), moat.popen(*ping, CORP, stdout=pipe)]
+    ways = ((corp, MOAT.inside), (corp, MOAT.inside6), (moat, CORP), (moat, CORP6))
+    pings = [box.popen(*ping, address, stdout=pipe) for box, address in ways]
 
-    new.ip("route", "add", MOAT.networks[0], "dev", "moat0")
-    made.have(new, made.to_moat())
+    made.accept()
     made.have(moat, made.to_portal(OLD), made.to_portal(NEW, metric=1))
     wait_for(lambda: moat.connection("portal2")["state"] == "established", "the new tunnel", 10)
     assert made.packets(NEW, "packets_out") == 0
@@ -173,7 +208,7 @@ def test_a_moat_goes_over_and_neither_side_loses_a_packet(corporation: Corporati
     made.have(moat, made.to_portal(OLD, metric=2), made.to_portal(NEW, metric=1))
     wait_for(lambda: made.packets(NEW, "packets_out") > 10, "packets by the new portal", 5)
     assert made.packets(NEW, "packets_in") == 0
-    old.ip("route", "add", MOAT.networks[0], "via", CORPORATE[NEW], "dev", "corp0")
+    made.hand_on()
     wait_for(lambda: made.packets(NEW, "packets_in") > 10, "packets from the new portal", 5)
     before = made.packets(OLD, "packets_in")
     wait_for(lambda: made.packets(NEW, "packets_in") > 50, "more of them", 5)
@@ -191,17 +226,16 @@ def test_a_moat_goes_over_and_neither_side_loses_a_packet(corporation: Corporati
     print(
         f"pings lost {gone} of {count}, {int(exchanges)} exchanges, longest {float(longest):.3f} s"
     )
-    assert gone == [0, 0]
+    assert gone == [0, 0, 0, 0]
     assert float(longest) < PATIENCE
 
 
 def test_a_tunnel_that_ends_gives_its_packets_to_the_other(corporation: Corporation) -> None:
     made, moat = corporation, corporation.moat
-    corporation.portals[NEW].ip("route", "add", MOAT.networks[0], "dev", "moat0")
-    made.have(corporation.portals[NEW], made.to_moat())
+    made.accept()
     made.have(moat, made.to_portal(OLD), made.to_portal(NEW, metric=1))
     wait_for(lambda: moat.connection("portal2")["state"] == "established", "the new tunnel", 10)
-    corporation.corp.ip("route", "add", MOAT.networks[0], "via", CORPORATE[NEW])
+    corporation.corp.ip("route", "add", MOAT.networks[0], "via", CORPORATE[NEW][0])
     made.have(corporation.portals[OLD])  # which says so to the moat
     wait_for(lambda: moat.pings(CORP), "a ping by the new portal", 5)
     made.have(corporation.portals[OLD], made.to_moat())

@@ -32,6 +32,11 @@ PORTAL: dict[str, Any] = {
     "pool6": "fd00:201::/32",
     "services": [SSH],
 }
+# Of customers who have come from another portal, and who have gone to one.
+MOVED: dict[str, Any] = {
+    "moved_here": ["10.202.3.0/24", "10.202.4.0/24", "fd00:202:3::/64", "fd00:202:4::/64"],
+    "handed_on": ["10.201.7.0/24", "fd00:201:7::/64"],
+}
 
 
 def further(number: int) -> dict[str, Any]:
@@ -59,4 +64,5 @@ GOLDEN: dict[str, Box] = {
     "kid": moat(**KID),
     "three-vpns": moat(vpns=[further(1), further(2)]),
     "portal": portal(),
+    "portal-moved": portal(**MOVED),
 }

@@ -56,7 +56,9 @@ def moat_box(settings: dict[str, Any], where: str) -> Box:
 def portal_box(settings: dict[str, Any], where: str) -> Box:
     """Return the box that a portal is.
 
-    settings: wild_interface, corporate_interface, pool, pool6, services, outgoing, mss, enrolment.
+    settings: wild_interface, corporate_interface, pool, pool6, services, outgoing, mss, enrolment;
+    moved_here, the private subnets of customers who have come from another portal, and handed_on,
+    those, of the pool, of customers who have gone to another one.
     Raises ConfigError, whose what begins with where.
     """
     corporate = settings.get("corporate_interface")
@@ -69,10 +71,12 @@ def portal_box(settings: dict[str, Any], where: str) -> Box:
             "interface": FIRST_TUNNEL,
             "subnet4": settings.get("pool"),
             "subnet6": settings.get("pool6"),
+            "further": settings.get("moved_here", []),
         },
     ]
     enrolment = settings.get("enrolment", 0)
     record = {"zones": zones, "any_peer_port": True, "enrolment": enrolment}
+    record["handed_on"] = settings.get("handed_on", [])
     return box_from_dict(record | _shared(settings), where)
 
 

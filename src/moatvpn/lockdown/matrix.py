@@ -78,7 +78,7 @@ def matrix(box: Box) -> Matrix:
 
 def _verdict(box: Box, a: Zone, b: Zone) -> Verdict:
     if a is b:
-        return (Allowance((4, 6)),) if a is LOCAL else ()
+        return (Allowance((4, 6)),) if a is LOCAL else _back(box, a)
     if a is LOCAL:
         return _from_the_box(box, b)
     if b is LOCAL:
@@ -104,11 +104,20 @@ def _verdict(box: Box, a: Zone, b: Zone) -> Verdict:
 def _through(a: Zone, b: Zone) -> Verdict:
     """Between a private zone and its tunnel: everything, as far as addresses belong there."""
     verdict = []
-    for family, source, destination in ((4, a.subnet4, b.subnet4), (6, a.subnet6, b.subnet6)):
-        if source is not None:
-            verdict.append(Allowance((family,), sources=(source,)))
-        elif destination is not None:
-            verdict.append(Allowance((family,), destinations=(destination,)))
+    for family in (4, 6):
+        if sources := a.of_family(family):
+            verdict.append(Allowance((family,), sources=sources))
+        elif destinations := b.of_family(family):
+            verdict.append(Allowance((family,), destinations=destinations))
+    return tuple(verdict)
+
+
+def _back(box: Box, a: Zone) -> Verdict:
+    """From a portal's corporate side back to it: for whom another portal there has now."""
+    verdict = []
+    for family in (4, 6) if a.kind is Kind.PRIVATE else ():
+        if gone := tuple(each for each in box.handed_on if each.version == family):
+            verdict.append(Allowance((family,), destinations=gone))
     return tuple(verdict)
 
 

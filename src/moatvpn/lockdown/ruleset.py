@@ -170,9 +170,9 @@ def _from(box: Box, zone: Zone) -> tuple[str, ...]:
         rules += ["ip6 saddr :: icmpv6 type nd-router-solicit accept"]
     rules.append(local)
     rules += _share(zone)
-    if zone.subnet4 is not None:
-        rules.append(f"ip saddr {zone.subnet4} accept")
-    inside6 = [str(zone.subnet6)] if zone.subnet6 is not None else []
+    if inside4 := zone.of_family(4):
+        rules.append(f"ip saddr {words(inside4)} accept")
+    inside6 = [str(each) for each in zone.of_family(6)]
     if zone.kind is Kind.PRIVATE:
         inside6.append("fe80::/10")
     if inside6:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moatvpn.config_fields import Record, short
 from moatvpn.errors import ConfigError
-from moatvpn.subnets import Network, first_overlap, parse_network
+from moatvpn.subnets import Network, contains, first_overlap, parse_network
 from moatvpn.wire.endpoint import IKE_PORT, NAT_PORT
 
 USUAL_PORTS = (IKE_PORT, NAT_PORT)
@@ -46,6 +46,8 @@ class Zone:
         where everything else is: the tunnel of a moat, the corporate side of a portal.
     tunnel: of a private zone, the name of the tunnel zone that it belongs to.
     rate: of a kid-net, how many kbit/s it may send, and how many get; 0 is as many as it can.
+    further: more such addresses: of a portal's tunnel, the private subnets of customers who have
+        come here from another portal.
     """
 
     name: str
@@ -55,11 +57,17 @@ class Zone:
     subnet6: Network | None = None
     tunnel: str | None = None
     rate: int = 0
+    further: tuple[Network, ...] = ()
 
     @property
     def subnets(self) -> tuple[Network, ...]:
         """The addresses that belong to the zone."""
-        return tuple(each for each in (self.subnet4, self.subnet6) if each is not None)
+        own = tuple(each for each in (self.subnet4, self.subnet6) if each is not None)
+        return own + self.further
+
+    def of_family(self, version: int) -> tuple[Network, ...]:
+        """Return those of IPv4 or of IPv6."""
+        return tuple(each for each in self.subnets if each.version == version)
 
 
 LOCAL = Zone("local", Kind.LOCAL, "lo")
@@ -106,6 +114,8 @@ class Box:
     direct: whether a policy may let traffic of private zones go straight to the wild side.
     mss: where the kernel carries the packets, the largest segments of TCP over IPv4 and IPv6.
     enrolment: a portal's TCP port where moats enrol, from the wild side and the tunnel; 0: none.
+    handed_on: the private subnets, of a portal's pool, of customers who have gone to another
+        portal: what comes for them from the corporate side goes back there, to that portal.
     """
 
     zones: tuple[Zone, ...]
@@ -117,6 +127,7 @@ class Box:
     direct: bool = False
     mss: tuple[int, int] | None = None
     enrolment: int = 0
+    handed_on: tuple[Network, ...] = ()
 
     def of(self, *kinds: Kind) -> tuple[Zone, ...]:
         """Return the zones of these kinds."""
@@ -144,7 +155,7 @@ def box_from_dict(record: dict[str, Any], where: str) -> Box:
     process and user are for people. Raises ConfigError, whose what begins with where.
     """
     known = ("zones", "services", "outgoing", "ike_ports", "any_peer_port", "wild_dhcp", "direct")
-    get = Record(where, record, (*known, "mss", "enrolment"))
+    get = Record(where, record, (*known, "mss", "enrolment", "handed_on"))
     zones = tuple(_zone(each, f"{where}: zones") for each in _records(get, "zones"))
     services = tuple(_service(each, f"{where}: services") for each in _records(get, "services"))
     outgoing = tuple(_outgoing(each, f"{where}: outgoing") for each in _records(get, "outgoing"))
@@ -161,8 +172,10 @@ def box_from_dict(record: dict[str, Any], where: str) -> Box:
         direct=_flag(get, "direct"),
         mss=(mss[0], mss[1]) if mss is not None else None,
         enrolment=_in_bounds(get, "enrolment", record.get("enrolment", 0), _ENROLMENT),
+        handed_on=_listed(get, "handed_on") or (),
     )
     _check_zones(box, where)
+    _check_handed_on(box, where)
     _check_services(box, where)
     return box
 
@@ -219,7 +232,7 @@ def _network(get: Record, key: str, version: int) -> Network | None:
 
 
 def _zone(record: dict[str, Any], where: str) -> Zone:
-    known = ("name", "kind", "interface", "subnet4", "subnet6", "tunnel", "rate")
+    known = ("name", "kind", "interface", "subnet4", "subnet6", "tunnel", "rate", "further")
     get = Record(where, record, known)
     kinds = tuple(kind for kind in Kind if kind is not Kind.LOCAL)
     kind = record.get("kind")
@@ -234,6 +247,7 @@ def _zone(record: dict[str, Any], where: str) -> Zone:
         subnet6=_network(get, "subnet6", 6),
         tunnel=get.text("tunnel", _NAME, "a tunnel zone's name") if "tunnel" in record else None,
         rate=get.amount("rate", _RATES, "kbit/s"),
+        further=_listed(get, "further") or (),
     )
 
 
@@ -303,6 +317,9 @@ def _check_zone(box: Box, zone: Zone, where: str) -> None:
         raise ConfigError(at, "is wild, and has a subnet", "Leave its subnets out")
     if zone.kind is Kind.KID and (zone.subnet4 is None or zone.subnet6 is not None):
         raise ConfigError(at, "is IPv4 only", "Give it subnet4, and no subnet6")
+    if zone.further and (zone.kind is not Kind.TUNNEL or zone.subnet4 is None):
+        remedy = "Give some to the tunnel of a portal only"
+        raise ConfigError(at, "has further subnets", remedy)
     if zone.kind is not Kind.KID and zone.rate:
         raise ConfigError(at, "has a rate", "Give one to a kid-net only")
     if (zone.kind is Kind.PRIVATE) != (zone.tunnel is not None):
@@ -316,6 +333,15 @@ def _check_zone(box: Box, zone: Zone, where: str) -> None:
         if (zone.subnet4 is None) == (tunnel.subnet4 is None):
             remedy = "Give subnet4 to the one whose addresses are listed, the other is the rest"
             raise ConfigError(at, f"and {tunnel.name} cannot be told apart", remedy)
+
+
+def _check_handed_on(box: Box, where: str) -> None:
+    """Refuse what a portal has not to hand on: it is nobody's of its pool."""
+    pools = [zone.of_family(4)[:1] + zone.of_family(6)[:1] for zone in box.of(Kind.TUNNEL)]
+    for subnet in box.handed_on:
+        if not any(contains(pool, subnet) for each in pools for pool in each):
+            remedy = "Give private subnets of a portal's own pool"
+            raise ConfigError(f"{where}: handed_on", f"{subnet} lies in no pool here", remedy)
 
 
 def _check_services(box: Box, where: str) -> None:

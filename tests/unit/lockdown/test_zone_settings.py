@@ -74,6 +74,24 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {**with_zone(0), "services": [{**SSH, "zones": ["wild"]}]},
         "let the wild side in to tcp port 22",
     ),
+    "a home with further subnets": (
+        with_zone(1, further=["10.1.2.0/24"]),
+        "has further subnets",
+    ),
+    "further subnets that overlap": (
+        {
+            "zones": [
+                {**ZONES[0]},
+                {"name": "corp", "kind": "private", "interface": "corp0", "tunnel": "t"},
+                {**ZONES[2], "subnet4": "10.1.0.0/16", "further": ["10.1.2.0/24"]},
+            ]
+        },
+        "share addresses",
+    ),
+    "what is handed on without a pool": (
+        {**with_zone(0), "handed_on": ["10.1.1.0/24"]},
+        "10.1.1.0/24 lies in no pool here",
+    ),
     "sources that are none": (
         {**with_zone(0), "services": [{**SSH, "sources": ["x"]}]},
         "sources: ",
