@@ -70,6 +70,10 @@ class Gateway:
     identity: str
     public_keys: tuple[str, ...]
 
+    def is_where(self, other: Gateway) -> bool:
+        """Return whether it is the same portal, whatever its keys are."""
+        return (self.address, self.identity) == (other.address, other.identity)
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionConfig:

@@ -11,6 +11,7 @@ from network import (
     Peer,
     connected,
     established,
+    many,
     moat_config,
     new_signer,
     portal_config,
@@ -70,6 +71,76 @@ def test_peer_that_does_not_trust_the_new_key_keeps_what_there_is(of: str) -> No
     network.run(network.now + 20.0)
     assert sa_of(mine).local_key == new.public_key
     assert not mine.ike.status(name).key_refused
+
+
+def watch_all_usable(network: Network, moats: list[Peer], portal: Peer) -> None:
+    """From now on, whatever the portal and its moats would send is decryptable at the other end."""
+
+    def usable() -> None:
+        assert len(portal.outbound) == len(moats)
+        for n, moat in enumerate(moats):
+            for up, receiver in (
+                (moat.outbound["portal"], portal),
+                (portal.outbound[f"c{n}"], moat),
+            ):
+                twin = receiver.inbound.get(up.child.spi_out)
+                assert twin is not None
+                assert twin.child.key_in == up.child.key_out
+
+    network.each_step = usable
+
+
+def test_a_portal_switches_and_one_of_its_moats_does_not_know_the_next_key() -> None:
+    """The others move to it; that one stays as it is, is found refusing, and moves once it is told.
+
+    All moats                                        portal
+                                 <----  HDR, SK{N(AUTH_LIFETIME)}     within 20 ms for each moat
+    HDR, SAi1, KEi, Ni, … ---->
+                                 <----  HDR, SAr1, KEr, Nr, …
+    HDR, SK{IDi, CERT, AUTH, …} ---->
+                                 <----  HDR, SK{IDr, CERT, AUTH, …}   by the next key
+    the one: HDR, SK{N(AUTHENTICATION_FAILED)} ---->                  and the old IKE SA goes on
+    """
+    network = Network(jitter=0.005)
+    moats, portal = many(network, 4)
+    network.run(2.0)
+    new, old = new_signer(), portal.signer
+    for n, moat in enumerate(moats[1:], 1):
+        config = moat_config(portal, local_selectors=(f"10.201.{n}.0/24",))
+        both = (old.public_text, new.public_text)
+        assert moat.ike.change_keys(replace(config, remote_public_keys=both), network.now)
+    watch_all_usable(network, moats, portal)
+    before = sa_of(moats[0])
+    assert portal.ike.use_keys((new, old), network.now) == 4
+    network.run(network.now + 60.0)
+    status = [portal.ike.status(f"c{n}") for n in range(4)]
+    assert [each.local_key == new.public_key for each in status] == [False, True, True, True]
+    assert [each.key_refused for each in status] == [True, False, False, False]
+    assert sa_of(moats[0]) is before
+    # What is rekeyed stays what it is by.
+    portal.ike.rekey("c0", "ike", network.now)
+    portal.ike.rekey("c1", "ike", network.now)
+    network.run(network.now + 20.0)
+    assert portal.ike.status("c0").local_key == old.public_key
+    assert portal.ike.status("c0").key_refused
+    assert portal.ike.status("c1").local_key == new.public_key
+
+    config = moat_config(portal, local_selectors=("10.201.0.0/24",))
+    both = (old.public_text, new.public_text)
+    assert moats[0].ike.change_keys(replace(config, remote_public_keys=both), network.now)
+    assert portal.ike.use_keys((new, old), network.now) == 1
+    network.run(network.now + 20.0)
+    assert portal.ike.status("c0").local_key == new.public_key
+    assert not portal.ike.status("c0").key_refused
+    # The old one goes.
+    assert portal.ike.use_keys((new,), network.now) == 0
+    for n, moat in enumerate(moats):
+        config = moat_config(portal, local_selectors=(f"10.201.{n}.0/24",))
+        only = replace(config, remote_public_keys=(new.public_text,))
+        assert moat.ike.change_keys(only, network.now)
+    network.run(network.now + 20.0)
+    assert not portal.kinds(IkeDown)
+    assert tables(portal) == SETTLED | {"ike_sas": 4, "child_spis": 4}
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -20,11 +20,13 @@ from network import (
     Peer,
     exchange_of,
     moat_config,
+    new_signer,
     portal_config,
     tables,
+    watch_usable,
 )
 
-from moatvpn.config import Gateway
+from moatvpn.config import ConnectionConfig, Gateway
 from moatvpn.counters import DropReason
 from moatvpn.ike.events import IkeDown, IkeUp, Notice
 from moatvpn.ike.redirect import MOST_REDIRECTS
@@ -183,6 +185,40 @@ def test_a_loop_ends():
     assert is_at(moat, portal)
     calls = [d for d in network.log[before:] if exchange_of(d) == (Exchange.IKE_SA_INIT, False)]
     assert len(calls) < 40
+
+
+def test_keys_of_either_portal_change_while_the_moat_is_at_the_other_one():
+    network = Network()
+    moat, portal, other = trio(network)
+    portal.ike.redirect("c0001", OTHER, network.now)
+    network.run(network.now + 20.0)
+    assert is_at(moat, other)
+    new, home = new_signer(), new_signer()
+
+    def trusted(*of_other: str) -> ConnectionConfig:
+        gateway = Gateway(OTHER_HOST, OTHER, of_other)
+        keys = (portal.signer.public_text, home.public_text)
+        return moat_config(portal, remote_public_keys=keys, redirect_gateways=(gateway,))
+
+    assert moat.ike.change_keys(trusted(other.signer.public_text, new.public_text), network.now)
+    watch_usable(network, moat, other)
+    assert other.ike.use_keys((new, other.signer), network.now) == 1
+    network.run(network.now + 20.0)
+    assert is_at(moat, other)
+    assert moat.ike.status("portal").remote_key == new.public_key
+    assert moat.ike.change_keys(trusted(new.public_text), network.now)
+    assert not moat.ike.change_keys(trusted(home.public_text), network.now)
+    network.run(network.now + 20.0)
+    assert tables(moat) == tables(other) == SETTLED
+    # And back, to a portal that has its new key already.
+    portal.ike.use_keys((home,), network.now)
+    portal.ike.redirect("c0001", None, network.now)
+    other.ike.redirect("c0001", PORTAL, network.now)
+    network.each_step = lambda: None
+    network.run(network.now + 20.0)
+    assert is_at(moat, portal)
+    assert moat.ike.status("portal").remote_key == home.public_key
+    assert tables(moat) == tables(portal) == SETTLED
 
 
 def test_in_clear_only_the_nonce_makes_it_count():

@@ -26,8 +26,10 @@ from network import (
     exchange_of,
     moat_config,
     nat,
+    new_signer,
     portal_config,
     tables,
+    watch_usable,
 )
 
 from moatvpn.counters import DropReason
@@ -255,6 +257,45 @@ def test_a_key_that_is_not_trusted_any_more_is_not_resumed():
     assert again.counters.value(DropReason.IKE_TICKET_REFUSED) == 1
     assert again.counters.value(DropReason.IKE_AUTHENTICATION_FAILED) >= 1
     assert not again.kinds(IkeUp)
+
+
+def test_what_is_resumed_stands_on_the_keys_of_before():
+    """So keys are changed in place, and proved anew, after a portal's restart as before it."""
+    network = Network()
+    moat, portal = pair(network)
+    again = restarted(network, moat, portal)
+    misses(moat, network)
+    for peer, name, other in ((moat, "portal", portal), (again, "c0001", moat)):
+        status = peer.ike.status(name)
+        assert status.resumed
+        assert status.local_key == (moat if peer is moat else portal).signer.public_key
+        assert status.remote_key == other.signer.public_key
+    new = new_signer()
+    watch_usable(network, moat, again)
+    keys = (moat.signer.public_text, new.public_text)
+    assert again.ike.change_keys(portal_config(moat, remote_public_keys=keys), network.now)
+    assert moat.ike.use_keys((new, moat.signer), network.now) == 1
+    network.run(network.now + 20.0)
+    assert again.ike.status("c0001").remote_key == new.public_key
+    only = portal_config(moat, remote_public_keys=keys[1:])
+    assert again.ike.change_keys(only, network.now)
+
+
+def test_a_moat_that_trusts_its_portals_key_no_more_drops_the_ticket():
+    """While there is no IKE SA, nothing else says whose key the ticket stands on."""
+    network = Network()
+    moat, portal = pair(network)
+    network.lose = lambda _: True
+    moat.ike.note_outbound("portal", network.now)
+    network.run(network.now + 300.0)
+    assert moat.ike.status("portal").state == "connecting"
+    assert moat.ike.status("portal").ticket
+    keys = (new_signer().public_text,)
+    assert moat.ike.change_keys(moat_config(portal, remote_public_keys=keys), network.now)
+    assert not moat.ike.status("portal").ticket
+    network.lose = lambda _: False
+    network.run(network.now + 60.0)
+    assert moat.ike.status("portal").state == "connecting"
 
 
 def test_a_removed_connection_is_not_resumed():
@@ -545,7 +586,7 @@ def test_keys_change_daily_and_read_for_as_long_as_tickets_last():
     choice, sk_d = tickets.held.choice, tickets.held.sk_d
 
     def make() -> bytes:
-        return keys.make(MOAT, b"c", 1e9, choice, sk_d)[1]
+        return keys.make(MOAT, b"c", 1e9, choice, ("ours", "theirs"), sk_d)[1]
 
     first = make()
     assert keys.read(first) is not None

@@ -191,15 +191,14 @@ class Engine:
         secrets: ConnectionSecrets,
         now: float,
     ) -> bool:
-        """Take another metric and other keys of the peer's in place, if that is all.
+        """Take another metric and other public keys in place, if that is all.
 
         Keys are taken so where the IKE SA is by one that stays.
         """
-        keys = config.remote_public_keys
-        alike = replace(present, metric=config.metric, remote_public_keys=keys) == config
+        alike = _settled(present) == _settled(config)
         if not alike or self._secrets.get(config.name) != secrets:
             return False
-        if keys != present.remote_public_keys:
+        if replace(config, metric=present.metric) != present:
             raw = config.authentication == "raw-public-key" and secrets == NO_SECRETS
             if not raw or not self._ike.change_keys(config, now):
                 return False
@@ -357,6 +356,12 @@ class Engine:
                 self._configure(connection, assigned)
             case Notice(connection_or_none, level, text):
                 self._log(level, text, connection_or_none)
+
+
+def _settled(config: ConnectionConfig) -> ConnectionConfig:
+    """Return what of a connection is not changed in place."""
+    gateways = tuple(replace(gateway, public_keys=()) for gateway in config.redirect_gateways)
+    return replace(config, metric=0, remote_public_keys=(), redirect_gateways=gateways)
 
 
 def _way(udp: bool) -> str:

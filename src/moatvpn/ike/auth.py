@@ -87,7 +87,8 @@ def _verify(
 def _method(connection: Connection, sa: IkeSa, secrets: InitSecrets) -> Authentication:
     """Return what proves both sides: the ticket where there is one, or what is configured."""
     if isinstance(secrets, ResumeSecrets) and sa.keys is not None:
-        return TicketAuthentication(connection.config, sa.keys, sa.initiator)
+        proved = resumption.keys_of(connection, sa, secrets)
+        return TicketAuthentication(connection.config, sa.keys, sa.initiator, *proved)
     return connection.method(sa)
 
 

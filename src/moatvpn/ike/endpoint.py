@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from moatvpn.config import ConnectionConfig, config_for, gateways_of
+from moatvpn.config import ConnectionConfig, Gateway, config_for, gateways_of
 from moatvpn.counters import Counters
 from moatvpn.crypto.sign import Signer
 from moatvpn.errors import OperatorError
 from moatvpn.esp.child import NO_ABILITIES, Abilities
 from moatvpn.ike.authentication.choose import authentication_for
+from moatvpn.ike.authentication.contract import Authentication
 from moatvpn.ike.connection import Connection
 from moatvpn.ike.context import Context, Reveal
 from moatvpn.ike.diagnosis import FailureRecord
 from moatvpn.ike.events import IkeEvent
 from moatvpn.ike.gate import DEFAULT_LIMITS, Limits
+from moatvpn.ike.ike_sa import IkeSa
 from moatvpn.ike.ppk import ppk_for
 from moatvpn.ike.reauthentication import SPREAD_SECONDS
 from moatvpn.ike.reception import receive
@@ -93,10 +95,7 @@ class IkeEndpoint:
             raise OperatorError(f"{config.name}: tfc", why, "Set it to off")
         authentication = authentication_for(context, config, secrets)
         ppk = ppk_for(config, secrets)
-        gateways = {
-            gateway: authentication_for(context, config_for(config, gateway), secrets)
-            for gateway in gateways_of(config)
-        }
+        gateways = self._gateways(config, secrets)
         connection = Connection(context, config, authentication, ppk, gateways, now)
         context.connections[config.name] = connection
         context.answering.add(config)
@@ -138,20 +137,31 @@ class IkeEndpoint:
     def change_keys(self, config: ConnectionConfig, now: float) -> bool:
         """Accept other keys of a peer's; return False where its IKE SA is by none of them.
 
-        config differs from what the connection of its name has in remote_public_keys only. Where
-        this returns False, nothing has changed.
+        config differs from what the connection of its name has in public keys only. Where this
+        returns False, nothing has changed.
         """
-        connection, context = self._connection(config.name), self._context
+        connection = self._connection(config.name)
         sa, candidate = connection.sa, connection.reauthentication.candidate
-        keys = config.public_keys()
-        if gateways_of(config) or (sa is not None and sa.remote_key not in keys):
+        if sa is not None and sa.remote_key not in _keys_of(config, sa):
             return False
-        if candidate is not None and candidate.remote_key not in keys:
+        if sa is None:
+            connection.tickets.held = None  # whose key may be the one that is trusted no more
+        if candidate is not None and candidate.remote_key not in config.public_keys():
             connection.reauthentication.drop()
         connection.config = config
-        connection.authentication = authentication_for(context, config, NO_SECRETS)
+        connection.authentication = authentication_for(self._context, config, NO_SECRETS)
+        connection.redirects.renew(self._gateways(config, NO_SECRETS))
         connection.reauthentication.plan(now)
         return True
+
+    def _gateways(
+        self, config: ConnectionConfig, secrets: ConnectionSecrets
+    ) -> dict[Gateway, Authentication]:
+        """Return where a connection's peer may send us, each with what proves it."""
+        return {
+            gateway: authentication_for(self._context, config_for(config, gateway), secrets)
+            for gateway in gateways_of(config)
+        }
 
     def redirect(self, name: str, gateway: str | None, now: float) -> bool:
         """Send the peer of a connection to another gateway, now and whenever it calls; None: stop.
@@ -245,3 +255,11 @@ class IkeEndpoint:
     def receive_datagram(self, datagram: Datagram, now: float) -> None:
         """Take one message from outside. Whatever it holds, the worst it can do is be counted."""
         receive(self._context, datagram, now)
+
+
+def _keys_of(config: ConnectionConfig, sa: IkeSa) -> tuple[bytes, ...]:
+    """Return the keys that config has for whoever is at the other end of an IKE SA."""
+    if sa.gateway is None:
+        return config.public_keys()
+    found = [gateway for gateway in gateways_of(config) if gateway.is_where(sa.gateway)]
+    return config_for(config, found[0]).public_keys() if found else ()

@@ -61,9 +61,7 @@ class Reauthentication(Part):
         if sa is None:
             return False
         key = self._connection.method(sa).public_key
-        if key is None or (sa.local_key is None and len(sa.context.signers) == 1):
-            return self._asked  # a resumed IKE SA does not know which one of several it was
-        return self._asked or sa.local_key != key
+        return self._asked or (key is not None and sa.local_key != key)
 
     def plan(self, now: float, spread: float = 0.0) -> bool:
         """Begin within spread seconds if it is due; return whether it is."""

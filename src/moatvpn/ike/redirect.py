@@ -90,8 +90,21 @@ class Redirects(Part):
 
     def arrived(self, sa: IkeSa) -> bool:
         """Take in that sa is up; return whether what we had elsewhere is to be deleted now (5)."""
-        self.pending = False
-        return sa.gateway is not None
+        moved, self.pending = self.pending and sa.gateway is not None, False
+        return moved
+
+    def renew(self, gateways: Mapping[Gateway, Authentication]) -> None:
+        """Take the same gateways with other keys."""
+
+        def same(old: Gateway | None) -> Gateway | None:
+            return next((new for new in gateways if old is not None and new.is_where(old)), None)
+
+        self.gateways, self.target = gateways, same(self.target)
+        sas = [self._sa, *(self._connection.attempt or ())[:1]]
+        sas += [sa.rival[0] for sa in sas if sa is not None and sa.rival is not None]
+        for sa in sas:
+            if sa is not None:
+                sa.gateway = same(sa.gateway)
 
 
 # What a portal says

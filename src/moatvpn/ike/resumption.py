@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from moatvpn.counters import DropReason
 from moatvpn.crypto.keymat import Seed, resumed_ike_keys
+from moatvpn.crypto.sign import fingerprint
 from moatvpn.errors import PeerError
 from moatvpn.ike import first, init, redirect
 from moatvpn.ike.ike_sa import IkeSa
@@ -61,13 +62,18 @@ _FRAGMENTS = Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED)
 
 @dataclass(frozen=True, slots=True)
 class HeldTicket:
-    """A ticket that a portal gave us, and what it was made for. expires_at is the core's time."""
+    """A ticket that a portal gave us, and what it was made for. expires_at is the core's time.
+
+    local_key and remote_key are those that the two of us proved ourselves by.
+    """
 
     octets: bytes
     expires_at: float
     host: str
     spi: bytes
     choice: IkeChoice
+    local_key: bytes | None
+    remote_key: bytes | None
     sk_d: bytes = field(repr=False)
 
 
@@ -136,7 +142,14 @@ class Tickets(Part):
         octets = given[0][_LIFETIME_LENGTH:]
         if 0 < len(octets) <= MOST_OCTETS:
             self.held = HeldTicket(
-                octets, now + lifetime, sa.remote.host, sa.our_spi, sa.choice, sa.keys.sk_d
+                octets,
+                now + lifetime,
+                sa.remote.host,
+                sa.our_spi,
+                sa.choice,
+                sa.local_key,
+                sa.remote_key,
+                sa.keys.sk_d,
             )
 
     # On both sides
@@ -212,11 +225,35 @@ def grant(
         _configuration(context, connection),
         config.ike_lifetime,
         sa.choice,
+        (_mark(sa.local_key), _mark(sa.remote_key)),
         sa.keys.sk_d,
     )
     connection.tickets.issued = (sa.our_spi, number)
     data = seconds.to_bytes(_LIFETIME_LENGTH, "big") + octets
     return _encode(Notify(NotifyType.TICKET_LT_OPAQUE, data))
+
+
+def _mark(key: bytes | None) -> str:
+    return "" if key is None else fingerprint(key)
+
+
+def keys_of(
+    connection: Connection, sa: IkeSa, secrets: ResumeSecrets
+) -> tuple[bytes | None, bytes | None]:
+    """Return the public keys, ours and the peer's, that proved what is resumed.
+
+    None stands for one that is neither ours nor the peer's any more.
+    """
+    if secrets.held is not None:
+        return secrets.held.local_key, secrets.held.remote_key
+    if secrets.ticket is None:
+        return None, None
+    ours = [signer.public_key for signer in sa.context.signers]
+    marked = ((ours, secrets.ticket.ours), (connection.config.public_keys(), secrets.ticket.theirs))
+    local, remote = (
+        next((key for key in keys if fingerprint(key) == mark), None) for keys, mark in marked
+    )
+    return local, remote
 
 
 def _configuration(context: Context, connection: Connection) -> bytes:

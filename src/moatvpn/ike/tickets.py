@@ -30,7 +30,8 @@ class Ticket:
 
     number tells it from every other; identity is the moat's; configuration is what
     configuration_digest returned for its connection; times are the wall clock's, in seconds.
-    choice and sk_d are those of the IKE SA that it was made for.
+    choice and sk_d are those of the IKE SA that it was made for; ours and theirs are fingerprints
+    of the public keys that the portal and the moat proved themselves by there.
     """
 
     number: bytes
@@ -39,6 +40,8 @@ class Ticket:
     made_at: float
     expires_at: float
     choice: IkeChoice
+    ours: str
+    theirs: str
     sk_d: bytes = field(repr=False)
 
 
@@ -54,7 +57,8 @@ def _encode(ticket: Ticket) -> bytes:
     algorithms = [choice.suite.value, choice.prf.value, choice.group.value, additional]
     octets = [ticket.number.hex(), ticket.configuration.hex(), ticket.sk_d.hex()]
     times = [ticket.made_at, ticket.expires_at]
-    return json.dumps([ticket.identity, octets, times, algorithms]).encode()
+    keys = [ticket.ours, ticket.theirs]
+    return json.dumps([ticket.identity, octets, times, algorithms, keys]).encode()
 
 
 def _decode(content: bytes) -> Ticket:
@@ -65,13 +69,13 @@ def _decode(content: bytes) -> Ticket:
             [str(name), str(configuration), str(sk_d)],
             [float(made_at), float(expires_at)],
             [str(suite), int(prf), str(group), list(pairs)],
+            [str(ours), str(theirs)],
         ]:
             additional = tuple(Transform(kind, number) for kind, number in pairs)
             choice = IkeChoice(1, b"", CipherSuite(suite), Prf(prf), Group(group), additional)
-            digests = bytes.fromhex(name), bytes.fromhex(configuration)
-            return Ticket(
-                digests[0], identity, digests[1], made_at, expires_at, choice, bytes.fromhex(sk_d)
-            )
+            number, digests = bytes.fromhex(name), bytes.fromhex(configuration)
+            times, keys = (made_at, expires_at), (ours, theirs)
+            return Ticket(number, identity, digests, *times, choice, *keys, bytes.fromhex(sk_d))
     raise ValueError("a ticket of another make")
 
 
@@ -106,13 +110,23 @@ class TicketKeys:
         return keys[-1]
 
     def make(
-        self, identity: str, configuration: bytes, lifetime: float, choice: IkeChoice, sk_d: bytes
+        self,
+        identity: str,
+        configuration: bytes,
+        lifetime: float,
+        choice: IkeChoice,
+        keys: tuple[str, str],
+        sk_d: bytes,
     ) -> tuple[bytes, bytes, int]:
-        """Return a new ticket's number, its octets, and for how many seconds it is good."""
+        """Return a new ticket's number, its octets, and for how many seconds it is good.
+
+        keys are fingerprints, ours first; lifetime bounds those seconds.
+        """
         now = self._wall()
         seconds = int(min(lifetime, TICKET_SECONDS))
         number = self._random(NUMBER_LENGTH)
-        ticket = Ticket(number, identity, configuration, now, now + seconds, choice, sk_d)
+        times = now, now + seconds
+        ticket = Ticket(number, identity, configuration, *times, choice, *keys, sk_d)
         return number, self._rotate(now).seal(_encode(ticket), self._random), seconds
 
     def read(self, octets: bytes) -> Ticket | None:

@@ -17,18 +17,27 @@ from moatvpn.wire.ike_payloads import AUTH_SHARED_KEY, encode_auth
 class TicketAuthentication:
     """SK_pi and SK_pr of the new IKE SA, as a pre-shared key is used. See contract.Authentication.
 
-    initiator says whether we have set the IKE SA up.
+    initiator says whether we have set the IKE SA up; local_key and remote_key are what proved us
+    and the peer in the one that is resumed: they stand behind this one as well.
     """
 
-    def __init__(self, config: ConnectionConfig, keys: IkeKeys, initiator: bool) -> None:
+    def __init__(
+        self,
+        config: ConnectionConfig,
+        keys: IkeKeys,
+        initiator: bool,
+        local_key: bytes | None,
+        remote_key: bytes | None,
+    ) -> None:
         self._config = config
+        self._local_key, self._remote_key = local_key, remote_key
         ours, theirs = (keys.sk_pi, keys.sk_pr) if initiator else (keys.sk_pr, keys.sk_pi)
         self._ours, self._theirs = ours, theirs
 
     @property
     def public_key(self) -> bytes | None:
-        """Return None: no key pair has a part in it."""
-        return None
+        """Return the key that proved us once."""
+        return self._local_key
 
     @property
     def authorities(self) -> tuple[bytes, ...]:
@@ -55,4 +64,4 @@ class TicketAuthentication:
         if not hmac.compare_digest(data, transcript.prf.compute(self._theirs, transcript.octets)):
             what = f"{self._config.remote_identity} presents a ticket without its keys"
             raise ProofError(what, "A full call follows; if it fails too, see what it says")
-        return None
+        return self._remote_key
