@@ -8,21 +8,17 @@ moat-enrol pull    -- through the tunnel -> moat-enrolled, at the portal's inner
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boxes import MOAT, PORTAL, Box, join, new_box, wait_for
+from boxes import MOAT, PORTAL, Box, new_box, wait_for
 from enrolling import NOW, Operator, configuration, connection
+from enrolment_boxes import PORT, EnrolmentBoxes
 from inside import within
-from lockdown_boxes import moat as moat_rules
-from lockdown_boxes import portal as portal_rules
 from policies import new_seal
 
 from moatvpn.cli import enrol_box
@@ -31,52 +27,20 @@ from moatvpn.daemon.keyfile import read_signer
 from moatvpn.enrol.documents import seal_handover
 from moatvpn.enrol.journal import BOUND, read_journal
 from moatvpn.enrol.published import publish
-from moatvpn.lockdown.ruleset import ruleset
-from moatvpn.lockdown.zones import Box as Zones
-
-PORT = 4510
-ASKS = {"name": "enrolment", "protocol": "tcp", "port": PORT}
-TO_WILD = {**ASKS, "zones": ["wild"], "destinations": [f"{PORTAL.wild}/32"]}
-TO_TUNNEL = {**ASKS, "zones": ["tunnel"], "destinations": [f"{PORTAL.inside}/32"]}
 
 
-class Enrolment:
-    """A moat as it comes out of its box, and a portal with an enrolment service."""
+class Enrolment(EnrolmentBoxes):
+    """An operator, a moat and a portal."""
 
     def __init__(self, moat: Box, portal: Box) -> None:
-        self.moat, self.portal = moat, portal
         self.operator = Operator(expires=NOW * 2)
-        join(moat, portal)
-        lock(moat, moat_rules(wild_dhcp=False, outgoing=[TO_WILD, TO_TUNNEL]))
-        lock(portal, portal_rules(enrolment=PORT))
-        settings = json.loads((moat.directory / "moatd.json").read_text())
-        del settings["identity"]
-        (moat.directory / "moatd.json").write_text(json.dumps(settings))
-        moat.key.unlink()
-        (moat.directory / "enrol.pub").write_text(self.operator.seal.public_text + "\n")
-        self.ask_at(PORTAL.wild)
+        super().__init__(moat, portal, self.operator.seal.public_text)
         self.box = enrol_box.Box(
             moat.directory, moat.directory / "enrol", patience=15, restart=moat.start
         )
-        self.state = portal.directory / "enrolled"
-        self.state.mkdir()
-        self._pair = ["--certificate", str(self.state / "tls.pem")]
-        self._pair += ["--private-key", str(self.state / "tls.key")]
-        words = [sys.executable, "-m", "moatvpn.cli.moat_enrolled"]
-        portal.run(*words, "keygen", *self._pair)
         self.publish(1)
-        listen = ["--listen", PORTAL.wild, PORTAL.inside, "--port", str(PORT)]
-        files = ["--published", str(self.state / "published"), "--state", str(self.state)]
-        command = [*words, "serve", *self._pair, *files, *listen]
-        self.service = portal.popen(*command, stderr=subprocess.PIPE)
-        assert self.service.stderr is not None
-        assert b"ready" in self.service.stderr.readline()
+        self.serve()
         portal.start()
-
-    def ask_at(self, *servers: str) -> None:
-        """Have the moat ask at these addresses."""
-        record = {"servers": servers, "port": PORT}
-        (self.moat.directory / "enrol.json").write_text(json.dumps(record))
 
     def publish(self, serial: int, **changes: float) -> None:
         """Publish settings with the portal's key of now, and what changes."""
@@ -86,9 +50,7 @@ class Enrolment:
         self.operator.settings = configuration(serial, connections=(to_portal,), servers=())
         pem = (self.state / "tls.pem").read_text()
         found = self.operator.published(sha256_hex(ssl.PEM_cert_to_DER_cert(pem)))
-        new = self.state / "published.new"
-        new.write_bytes(publish(found.voucher, found.handovers, found.entries.values()))
-        new.replace(self.state / "published")
+        self.put(publish(found.voucher, found.handovers, found.entries.values()))
 
     def claim(self) -> enrol_box.Outcome:
         with within(self.moat.namespace):
@@ -100,7 +62,7 @@ class Enrolment:
 
     def collect(self) -> None:
         """Do what the operator's side does: give the portal the key that was bound."""
-        (seen,) = read_journal((self.state / "journal").read_bytes(), "journal")
+        (seen,) = read_journal(self.journal.read_bytes(), "journal")
         assert (seen.what, seen.source) == (BOUND, MOAT.wild)
         record = {
             "name": "m0001",
@@ -114,19 +76,6 @@ class Enrolment:
 
     def wait_until_up(self) -> None:
         wait_for(lambda: self.moat.pings(PORTAL.inside), "a ping through the tunnel", 20)
-
-    def close(self) -> None:
-        self.service.send_signal(signal.SIGTERM)
-        said = self.service.communicate(timeout=20)[1]
-        print(f"--- moat-enrolled\n{said.decode()[-4000:]}")
-
-
-def lock(box: Box, zones: Zones) -> None:
-    """Load the ruleset of a box, without what a policy of this machine would add."""
-    lines = ruleset(zones).splitlines()
-    path = box.directory / "lockdown.nft"
-    path.write_text("\n".join(line for line in lines if not line.startswith("include")) + "\n")
-    box.run("nft", "-f", str(path))
 
 
 @pytest.fixture
