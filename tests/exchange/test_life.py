@@ -90,11 +90,16 @@ def test_lifetimes_rekey_by_themselves_for_a_day():
     network = Network()
     moat, portal = established(network)
     watch_usable(network, moat, portal)
+    since = [peer.ike.status(name).up_since for peer, name in ((moat, "portal"), (portal, "c0001"))]
     network.run(86_400.0)
     assert connected(moat, portal)
     assert len(moat.kinds(ChildUp)) > 24
     assert len(moat.kinds(IkeRekeyed)) >= 6
     assert len(moat.kinds(IkeUp)) == 1
+    # The IKE SA is hours old, the tunnel a day.
+    assert moat.ike.status("portal").established_at > 60_000.0
+    for peer, name in ((moat, "portal"), (portal, "c0001")):
+        assert peer.ike.status(name).up_since == since.pop(0) < 10.0
 
 
 def test_a_dead_portal_is_noticed_and_found_again():

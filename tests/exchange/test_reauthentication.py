@@ -41,11 +41,15 @@ def test_switch_breaks_nothing(of: str, seed: int) -> None:
     trust(network, moat, portal, of, new)
     watch_usable(network, moat, portal)
     mine, other = (moat, portal) if of == "moat" else (portal, moat)
+    since = [each.up_since for each in (moat.ike.status("portal"), portal.ike.status("c0001"))]
     assert mine.ike.use_keys((new, mine.signer), network.now) == 1
     network.run(network.now + 20.0)
     assert connected(moat, portal)
     assert sa_of(mine).local_key == sa_of(other).remote_key == new.public_key
     assert tables(moat) == tables(portal) == SETTLED
+    assert since == [
+        each.up_since for each in (moat.ike.status("portal"), portal.ike.status("c0001"))
+    ]
     assert not moat.kinds(IkeDown)
     assert not portal.kinds(IkeDown)
 

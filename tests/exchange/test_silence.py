@@ -42,11 +42,13 @@ def test_a_killed_portal_has_its_moat_back_before_retransmissions_run_out():
     moat, portal = established(network)
     again = reborn_portal(network, moat, portal)
     killed = network.now
+    assert moat.ike.status("portal").up_since < killed
     moat.ike.note_outbound("portal", network.now)
     while not connected(moat, again):
         network.run(network.now + 0.05)
         assert network.now < killed + 4.5
     assert not moat.kinds(IkeDown)
+    assert moat.ike.status("portal").up_since > killed
     network.run(network.now + 40.0)
     assert tables(moat) == tables(again) == SETTLED
     assert len(moat.inbound) == 1

@@ -20,8 +20,9 @@ def connection_row(
     """Return one connection's state as a JSON object.
 
     local_key and remote_key are the fingerprints of the public keys that proved the two sides of
-    the IKE SA. Lengths of time are in seconds and rounded, SPIs are text such as "0x01020304"; what
-    there is none of is null.
+    the IKE SA. established_for is that IKE SA's age, up_for the tunnel's, which rekeys do not end.
+    Lengths of time are in seconds and rounded, SPIs are text such as "0x01020304"; what there is
+    none of is null.
     """
     up = ike.state == "established"
     sending = esp.spi_out is not None
@@ -43,6 +44,7 @@ def connection_row(
         "tfc": esp.tfc.value if sending else None,
         "envelope_octets": esp.envelope_octets,
         "established_for": _since(ike.established_at, now),
+        "up_for": _since(ike.up_since, now),
         "child_rekey_in": _until(ike.child_rekey_at, now),
         "ike_rekey_in": _until(ike.ike_rekey_at, now),
         "packets_in": esp.packets_in,

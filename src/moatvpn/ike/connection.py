@@ -39,7 +39,8 @@ class Connection:
     """The life of one configured connection.
 
     sa is the IKE SA that is established and in use. attempt is one that we are setting up: because
-    there is none yet, or because sa does not answer.
+    there is none yet, or because sa does not answer. up_since is when the tunnel came up that has
+    been kept up since, by rekeys and by IKE SAs that were set up beside a living one.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Connection:
         self.failure: FailureRecord | None = None
         self._backoff = Backoff(context.fraction)
         self.sa: IkeSa | None = None
+        self.up_since: float | None = None
         self.attempt: tuple[IkeSa, InitSecrets] | None = None
         self.children = Children(context, self)
         self.addresses = Addresses(context, self)
@@ -173,6 +175,8 @@ class Connection:
         sa.forget_half_open()
         sa.move(State.ESTABLISHED)
         beside = beside and self.sa is not None
+        if not beside:
+            self.up_since = now
         if beside and not sa.initiator:
             sa.connection = self.config.name
             self.children.add(sa, child, None, False, now)

@@ -19,6 +19,7 @@ class ConnectionStatus:
     """How a connection is doing. Times are those of the daemon's clock, in seconds.
 
     state is "established", "connecting" (we initiate) or "waiting" (for the peer to call).
+    up_since is when the tunnel came up, which rekeys and IKE SAs set up beside it do not end.
     key_exchange names those of the IKE SA, such as "x25519+mlkem768"; ppk is the name of the PPK
     that is in its keys.
     local_key and remote_key are the public keys that we and the peer proved ourselves by, None
@@ -46,6 +47,7 @@ class ConnectionStatus:
     resumed: bool = False
     resumptions: int = 0
     ticket: bool = False
+    up_since: float | None = None
 
 
 def first_refused(connection: Connection) -> bool:
@@ -80,4 +82,5 @@ def status_of(connection: Connection) -> ConnectionStatus:
         resumed=bool(sa) and connection.tickets.resumed,
         resumptions=connection.tickets.count,
         ticket=connection.tickets.good,
+        up_since=connection.up_since if sa else None,
     )

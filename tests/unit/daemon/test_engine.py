@@ -75,7 +75,17 @@ class FakeIke:
 
     def status(self, name: str) -> ConnectionStatus:
         return ConnectionStatus(
-            name, "established", "responder", PEER, False, b"\1" * 8, b"\2" * 8, 90.0, 200.0, None
+            name,
+            "established",
+            "responder",
+            PEER,
+            False,
+            b"\1" * 8,
+            b"\2" * 8,
+            90.0,
+            200.0,
+            None,
+            up_since=30.0,
         )
 
 
@@ -314,7 +324,7 @@ def test_status_and_show(made: Fixture, make_connection: Make) -> None:
     (row,) = status["connections"]
     assert row["name"] == "c1"
     assert row["peer"] == "192.0.2.10:500"
-    assert row["established_for"] == 10.0
+    assert (row["established_for"], row["up_for"]) == (10.0, 70.0)
     assert row["ike_rekey_in"] == 100.0
     assert row["child_rekey_in"] is None
     assert (row["spi_in"], row["spi_out"]) == ("0x00000011", "0x00000022")
