@@ -306,6 +306,39 @@ def test_the_tunnels_without_a_daemon(box: Box) -> None:
     assert message == f"{box.moatctl}: gave no JSON. Install moatvpn anew (role moatvpn)"
 
 
+def answers(program: Path, answer: dict[str, Any]) -> None:
+    """Make a program that prints answer as JSON, whatever it is asked."""
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(answer)}\nEND\n")
+    program.chmod(0o755)
+
+
+def test_what_a_box_tells_of_itself(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "moatvpn-0123abcd").mkdir()
+    (tmp_path / "moatvpn").symlink_to(tmp_path / "moatvpn-0123abcd")
+    policy = tmp_path / "moat-policy"
+    answers(policy, {"hash": "", "faults": ["a rule too many"]})
+    row = {"name": "c0001", "state": "established", "up_for": 7.5, "expected_in": 9, "lost_in": 1}
+    row["local_key"] = "ab" * 32
+    answers(box.moatctl, {"connections": [{**row, "spi_in": "0x01020304"}]})
+    given = {"root": str(tmp_path / "moatvpn"), "moat_policy": str(policy)}
+    for each in box.module("moat_observation", "cr", **given):
+        assert each["changed"] is False
+        assert each["observation"] == {
+            "version": "0123abcd",
+            "running": True,
+            "policy": "",
+            "policy_faults": ["a rule too many"],
+            "connections": [row],
+        }
+
+
+def test_a_box_without_a_daemon_tells_that(box: Box) -> None:
+    (each,) = box.module("moat_observation", "r")
+    assert each["observation"]["running"] is False
+    assert each["observation"]["connections"] == []
+    assert each["observation"]["policy"] is None
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_module_is_documented(run: Run, name: str) -> None:
     done = run("ansible-doc", "--json", name, ANSIBLE_LIBRARY=str(ROOT / "library"))

@@ -1,4 +1,7 @@
-"""The tables of what operators did and are doing: the audit, locks, operations, claims, serials."""
+"""The tables of what operators did and are doing, and of what boxes said.
+
+The audit, locks, operations, claims, serial numbers, observations.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from moatvpn.fleet.base import Base, UtcDateTime
@@ -129,3 +132,38 @@ class Configuration(Base):
     serial: Mapped[int]
     digest: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Observation(Base):
+    """What was last heard of a box, and what has been counted (moatvpn.fleet.observations).
+
+    at is when it was last heard of, from itself or from its portal; answered, when it last spoke
+    itself. up: whether its tunnel was up then, a portal's moatd ran; up_for: for how many seconds.
+    version, policy (the hash in force, empty for none), policy_fault and key (the fingerprint of
+    the public key that it proves) are what it said then. counters are the numbers of envelopes
+    that moatd told last, by who told them.
+    Since the moment since, the box was watched for watched_seconds, and up for up_seconds of these
+    at least; of the envelopes that both ends expected, so many were lost.
+    """
+
+    __tablename__ = "observations"
+    __table_args__ = (
+        CheckConstraint("0 <= up_seconds AND up_seconds <= watched_seconds", name="seconds"),
+        CheckConstraint("0 <= lost AND lost <= expected", name="envelopes"),
+    )
+
+    box_id: Mapped[int] = mapped_column(ForeignKey("boxes.id"), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    answered: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    up: Mapped[bool]
+    up_for: Mapped[int]
+    version: Mapped[str | None] = mapped_column(String(64))
+    policy: Mapped[str | None] = mapped_column(String(64))
+    policy_fault: Mapped[str | None] = mapped_column(Text)
+    key: Mapped[str | None] = mapped_column(String(64))
+    counters: Mapped[dict[str, Any]] = mapped_column(JSON)
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+    watched_seconds: Mapped[int] = mapped_column(BigInteger)
+    up_seconds: Mapped[int] = mapped_column(BigInteger)
+    expected: Mapped[int] = mapped_column(BigInteger)
+    lost: Mapped[int] = mapped_column(BigInteger)

@@ -42,7 +42,7 @@ def run_playbook(
     boxes: Iterable[str],
     variables: Mapping[str, Any] | None = None,
 ) -> int:
-    """Run the playbook on boxes alone, its output to the terminal; return its exit status.
+    """Run the playbook on boxes alone, its output to standard error; return its exit status.
 
     The inventory is database's. variables override all others; they pass in a file that is our
     user's alone. Raises OperatorError as check_playbook does.
@@ -54,7 +54,8 @@ def run_playbook(
         extra.write_text(json.dumps(dict(variables or {})))
         command = [_program(), str(playbook), "--limit", f"@{limit}", "--extra-vars", f"@{extra}"]
         environment = {**os.environ, ENVIRONMENT: database.url_text}
-        return subprocess.run(command, env=environment, check=False).returncode
+        # Standard output is for what the command itself tells, which may be JSON.
+        return subprocess.run(command, env=environment, stdout=2, check=False).returncode
 
 
 @dataclass(frozen=True, slots=True)

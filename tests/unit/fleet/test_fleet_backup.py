@@ -18,7 +18,9 @@ from moatvpn.fleet.backup import SERIAL_LEAP, back_up, restore
 from moatvpn.fleet.configurations import next_serial
 from moatvpn.fleet.database import Database, database_url
 from moatvpn.fleet.models import Customer
+from moatvpn.fleet.observations import record_observations
 from moatvpn.fleet.operations import begin_operation
+from moatvpn.fleet.playbooks import Answers
 
 Texts = dict[str, str]
 
@@ -40,6 +42,8 @@ def backup(
         store.add_customers(session, [(None, each) for each in given], "file", now)
         keys.record_key(session, "m0001.moats.example.net", key(1), now)
         assert next_serial(session, "m0001", "of this content", now) == 1
+        heard = {"running": True, "connections": []}
+        record_observations(session, Answers({"portal1.example.net": heard}, {}), now)
         begin_operation(session, "rotate", {"of": ["moats"]}, [["m0001"], ["m0002"]], "new", now)
     path = tmp_path / "moat.backup"
     with database.read() as session:

@@ -19,6 +19,7 @@ from moatvpn.fleet.commands.enrol import enrol_app
 from moatvpn.fleet.commands.forecast import show_forecast
 from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
+from moatvpn.fleet.commands.observe import observe
 from moatvpn.fleet.commands.portal import portal_app
 from moatvpn.fleet.database import DEFAULT, ENVIRONMENT, Database, database_url
 from moatvpn.fleet.faults import FaultsError
@@ -48,6 +49,7 @@ app.command("history")(show_history)
 app.command("forecast")(show_forecast)
 app.command("plan")(show_plan)
 app.command("apply")(apply)
+app.command("observe")(observe)
 app.command("backup")(back_up)
 app.command("restore")(restore)
 
