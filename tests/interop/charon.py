@@ -39,6 +39,7 @@ charon {{
   retransmit_tries = 4
   half_open_timeout = 10
   fragment_size = 576
+  make_before_break = yes
   rsa_pss = yes
   plugins {{
     vici {{ socket = unix://{directory}/vici }}
