@@ -199,7 +199,7 @@ class Engine:
         if not alike or self._secrets.get(config.name) != secrets:
             return False
         if replace(config, metric=present.metric) != present:
-            raw = config.authentication == "raw-public-key" and secrets == NO_SECRETS
+            raw = config.authentication == "raw-public-key"
             if not raw or not self._ike.change_keys(config, now):
                 return False
         if config.metric != present.metric:

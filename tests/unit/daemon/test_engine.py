@@ -31,7 +31,7 @@ from moatvpn.ike.events import (
     Notice,
     PeerMoved,
 )
-from moatvpn.ike.secrets import NO_SECRETS
+from moatvpn.ike.secrets import NO_SECRETS, ConnectionSecrets
 from moatvpn.ike.status import ConnectionStatus
 from moatvpn.wire.algorithms import CipherSuite
 from moatvpn.wire.endpoint import Datagram, Endpoint
@@ -295,6 +295,35 @@ def test_another_metric_alone_is_taken_in_place(made: Fixture, make_connection: 
     # With anything else it is another connection, and has its metric after the old one is gone.
     assert made.engine.replace(make_connection(1, metric=3, dpd_interval=7), 103.0) is True
     assert made.esp.calls[2:] == [("remove_connection", "c1"), ("set_metric", "c1", 3)]
+
+
+@pytest.mark.parametrize("ppk", [False, True])
+def test_public_keys_alone_are_taken_in_place(
+    made: Fixture, make_connection: Make, ppk: bool
+) -> None:
+    """Those of gateways too, and beside a PPK, for as long as its file holds the same one."""
+    words = {"value": b"p" * 32}
+    made.engine._read_secrets = lambda _: ConnectionSecrets(ppk=words["value"] if ppk else None)
+    made.ike.change_keys = lambda config, now: bool(made.ike.calls.append(("keys", config)) or True)
+    place = {"address": "198.51.100.9", "identity": "portal2.example.net"}
+    more = {"ppk_id": "c1", "ppk_file": "/ppk"} if ppk else {}
+
+    def connection(number: int, **changes: Any) -> ConnectionConfig:
+        keys = list(make_connection(number).remote_public_keys)
+        gateways = [{**place, "public_keys": keys, **changes}]
+        return make_connection(1, remote_public_keys=keys, redirect_gateways=gateways, **more)
+
+    made.engine.add(connection(1), 100.0)
+    assert made.engine.replace(connection(2), 101.0) is True
+    assert made.engine.replace(connection(2), 102.0) is False
+    assert made.ike.calls[1:] == [("keys", connection(2))]
+    elsewhere = connection(2, address="198.51.100.10")
+    assert made.engine.replace(elsewhere, 103.0) is True
+    assert made.ike.calls[2] == ("remove_connection", "c1", 103.0)
+    if ppk:
+        words["value"] = b"q" * 32
+        assert made.engine.replace(connection(3, address="198.51.100.10"), 104.0) is True
+        assert made.ike.calls[4] == ("remove_connection", "c1", 104.0)
 
 
 def test_a_refused_replacement_changes_nothing(made: Fixture, make_connection: Make) -> None:
