@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleParserError
-from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.inventory.manager import split_host_pattern
+from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable
+
+from ansible import context
 
 if find_spec("moatvpn") is None:
     # Run from a checkout, with an Ansible whose environment moatvpn is not installed in.
@@ -19,7 +22,9 @@ if find_spec("moatvpn") is None:
 try:
     from moatvpn.errors import OperatorError
     from moatvpn.fleet.database import ENVIRONMENT, Database, database_url
-    from moatvpn.fleet.inventory import build_inventory
+    from moatvpn.fleet.inventory import Inventory, build_inventory, build_limited
+    from moatvpn.fleet.inventory_cache import next_key_change, pack, unpack
+    from moatvpn.fleet.stamp import stamp
 
     MISSING = ""
 except ImportError as error:
@@ -40,6 +45,13 @@ description:
   - A portal's V(moatvpn_connections) has an entry for each customer whose status is shipped or
     active and whose moat has a valid public key. A moat's has one entry, for its portal, unless
     the portal has no valid key or the customer is suspended or revoked.
+  - Where C(--limit) is a list of identities, or a file of them, only those hosts are made, and all
+    portals; those that are not named are without V(moatvpn_connections). With any other pattern,
+    or a name that is not in the database, all hosts are.
+  - What a cache holds counts for the database exactly as it is, and until the next key begins or
+    ends. A change of any kind to the database makes it read anew.
+extends_documentation_fragment:
+  - inventory_cache
 options:
   plugin:
     description: The name of this plugin.
@@ -56,6 +68,12 @@ options:
     default: sqlite:///moat.sqlite
     env:
       - name: MOAT_DATABASE
+  limited:
+    description: Whether C(--limit) may leave hosts out of the inventory, as said above.
+    type: bool
+    default: true
+    env:
+      - name: MOAT_INVENTORY_LIMITED
 requirements:
   - sqlalchemy >= 2
   - cryptography
@@ -72,10 +90,19 @@ database: ../build/moat.sqlite
 # PostgreSQL
 plugin: moat
 database: postgresql+psycopg://moat@db.example.net/moat
+---
+# What was read last time is kept, and is used while it is true
+plugin: moat
+cache: true
+cache_plugin: jsonfile
+cache_connection: build/inventory-cache
 """
 
+# What a cache keeps tells who lives where.
+PRIVATE_MASK = 0o077
 
-class InventoryModule(BaseInventoryPlugin):
+
+class InventoryModule(BaseInventoryPlugin, Cacheable):
     """Carries the inventory that moatvpn.fleet builds over to Ansible."""
 
     NAME = "moat"
@@ -91,14 +118,12 @@ class InventoryModule(BaseInventoryPlugin):
             raise AnsibleParserError(
                 f"inventory {path}: {MISSING}. Run ansible from the environment of `make setup`"
             )
-        given = self._read_config_data(path).get("database")
+        given = self._read_privately(path).get("database")
         # A path in the source is relative to the source, one in the environment to the user.
         base = Path(path).resolve().parent if given is not None else None
         try:
             url = database_url(str(self.get_option("database")), base)
-            database = Database(url)
-            with database.read() as session:
-                found = build_inventory(session, datetime.now(UTC))
+            found = self._read(Database(url), path, cache)
         except OperatorError as error:
             raise AnsibleParserError(f"inventory {path}: {error}") from error
         if given is not None:
@@ -107,9 +132,76 @@ class InventoryModule(BaseInventoryPlugin):
             os.environ[ENVIRONMENT] = url.render_as_string(hide_password=False)
         for host, variables in found.hosts.items():
             self.inventory.add_host(host)
-            for name, value in variables.items():
-                self.inventory.set_variable(host, name, value)
+            # Not by set_variable: it copies every value to note where it is from, which is half of
+            # all that an inventory costs. What has no note of being a template is none.
+            self.inventory.hosts[host].vars.update(variables)
         for group, hosts in found.groups.items():
             self.inventory.add_group(group)
             for host in hosts:
                 self.inventory.add_child(group, host)
+
+    def _read_privately(self, path: str) -> Any:
+        """Return the source's settings. A directory that the cache needs is made for us alone."""
+        before = os.umask(PRIVATE_MASK)
+        try:
+            return self._read_config_data(path)
+        finally:
+            os.umask(before)
+
+    def _read(self, database: Database, path: str, cache: bool) -> Inventory:
+        """Return the inventory that is wanted, out of the database or the cache."""
+        now = datetime.now(UTC)
+        names = limit() if self.get_option("limited") else None
+        if names:
+            with database.read() as session:
+                found = build_limited(session, now, names)
+            if found is not None:
+                return found
+        # Before the database is read: see moatvpn.fleet.stamp.
+        mark = stamp(database) if self.get_option("cache") else None
+        key = self.get_cache_key(f"{path} {database.name}")
+        directory = self._cache_directory() if mark is not None else None
+        if mark is not None and cache:
+            found = unpack(self._cache.get(key), mark, now)
+            if found is not None:
+                return found
+        with database.read() as session:
+            found = build_inventory(session, now)
+            until = next_key_change(session, now)
+        if mark is not None:
+            self._cache[key] = pack(found, mark, now, until)
+            self.set_cache_plugin()
+            for file in () if directory is None else directory.glob(f"*{key}"):
+                file.chmod(0o600)
+        return found
+
+    def _cache_directory(self) -> Path | None:
+        """Return where the cache keeps its files; None where it keeps none.
+
+        Raises AnsibleParserError where others could read them, or put one there.
+        """
+        connection = self.get_option("cache_connection")
+        directory = Path(os.path.expandvars(connection or "")).expanduser()
+        if not connection or not directory.is_dir():
+            return None
+        status = directory.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & PRIVATE_MASK:
+            raise AnsibleParserError(
+                f"inventory cache {directory}: it is not yours alone, and it decides what is run"
+                f" where. Run `chmod 700 {directory}`, or give cache_connection another directory"
+            )
+        return directory
+
+
+def limit() -> list[str]:
+    """Return the patterns of --limit, those in its files among them; none where it has none."""
+    given = (context.CLIARGS or {}).get("subset")
+    patterns = []
+    for pattern in split_host_pattern(given) if given else ():
+        if pattern.startswith("@"):
+            # Ansible tells of a file that is not there.
+            file = Path(pattern[1:])
+            patterns += file.read_text().split() if file.is_file() else [pattern]
+        else:
+            patterns.append(pattern)
+    return patterns

@@ -82,6 +82,11 @@ class Database:
         """Return the URL with its password: for a program's environment, never for people."""
         return self._url.render_as_string(hide_password=False)
 
+    @property
+    def path(self) -> Path | None:
+        """Return the file of an SQLite database, None for one on a server."""
+        return self._path() if self._url.get_backend_name() == "sqlite" else None
+
     def create(self) -> bool:
         """Make the tables; return False where they are there already.
 
@@ -162,7 +167,7 @@ class Database:
             ) from error
 
     def _is_absent_file(self) -> bool:
-        return self._url.get_backend_name() == "sqlite" and not self._path().exists()
+        return self.path is not None and not self.path.exists()
 
     def _path(self) -> Path:
         return Path(self._url.database or "")
