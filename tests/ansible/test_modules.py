@@ -353,3 +353,41 @@ def test_every_module_is_documented(run: Run, name: str) -> None:
         assert value["description"]
         assert value["returned"]
         assert value["type"]
+
+
+def test_another_key_step_by_step(box: Box, daemon: Daemon) -> None:
+    (made,) = box.identity("r")
+    place = {"private_key": str(box.key), "control_socket": f"{box.key.parent}/sock"}
+
+    def step(action: str, check: str = "crcr") -> list[dict[str, Any]]:
+        return box.module("moat_key", check, action=action, **place)
+
+    for message in refusals(step("switch", "r")):
+        assert "Run `moatctl key make-next` first" in message
+    results = step("make-next")
+    assert changed(results) == [True, True, False, False]
+    new = results[1]["next_public_key"]
+    assert results[0]["next_public_key"] is None
+    assert results[3]["public_key"] == made["public_key"] != new
+    results = step("switch")
+    assert changed(results) == [True, True, False, False]
+    assert (results[1]["public_key"], results[1]["old_public_key"]) == (new, made["public_key"])
+    assert made["public_key"] in results[1]["diff"]["before"]
+    assert changed(step("finish")) == [True, True, False, False]
+    (left,) = step("status", "r")
+    assert left["public_key"] == new
+    assert left["next_public_key"] is left["old_public_key"] is None
+    assert changed(step("back", "cr")) == [False, False]
+    assert daemon.requests.count("reload-keys") >= 3
+    assert not any(secret in box.output for secret in secrets(box.key))
+
+
+def test_what_is_not_proved_is_an_error(box: Box, daemon: Daemon) -> None:
+    place = {"control_socket": f"{box.key.parent}/sock", "wait": 0, "ping": "127.0.0.1"}
+    given = {"action": "prove", "local_key": "0" * 64, **place}
+    for message in refusals(box.module("moat_key", "cr", **given)):
+        assert "is not proved: no connection is up" in message
+    for missing in ("ping", "local_key"):
+        some = {name: value for name, value in given.items() if name != missing}
+        (message,) = refusals(box.module("moat_key", "r", **some))
+        assert missing in message

@@ -27,12 +27,12 @@ def test_key_is_replaced_while_pings_run(pair: Pair, of: str) -> None:
     new = made["next_fingerprint"]
     box.ctl("key", "switch", *place)
     wait_for(lambda: _row(box)["local_key"] == new == _row(other)["remote_key"], "the new key", 10)
-    count = _row(box)
-    wait_for(
-        lambda: all(_row(box)[way] > count[way] for way in ("packets_in", "packets_out")),  # type: ignore[operator]
-        "traffic both ways under the new key",
-        5,
-    )
+    side = "local" if of == "moat" else "remote"
+    proof = ("prove", "--ping", "10.50.0.1", "--socket", str(pair.moat.socket), f"--{side}-key")
+    assert pair.moat.ctl(*proof, new)["proved"] == [pair.to_portal["name"]]
+    for wrong in (made["fingerprint"], "0" * 64):
+        with pytest.raises(AssertionError, match="stands on another"):
+            pair.moat.ctl(*proof, wrong, "--wait=0.1")
     box.ctl("key", "finish", *place)
     theirs["remote_public_keys"] = [made["next_public_key"]]
     other.apply("replace", theirs)

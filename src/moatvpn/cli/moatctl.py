@@ -13,6 +13,7 @@ from moatvpn.cli.client import DaemonUnreachableError, ask, change
 from moatvpn.cli.connection_set import set_connections
 from moatvpn.cli.keys import ACTIONS, key
 from moatvpn.cli.metrics import metrics_text
+from moatvpn.cli.prove import prove
 from moatvpn.cli.store import Store
 from moatvpn.cli.table import detail_text, status_text
 from moatvpn.config import (
@@ -215,6 +216,12 @@ def parser() -> argparse.ArgumentParser:
     keys.add_argument("--private-key", type=Path, default=_KEY_FILE)
     absent = "finish though peers that call us are not here to prove the new key to"
     keys.add_argument("--despite-absent", action="store_true", help=absent)
+    proof = command("prove", prove, "prove by traffic which key the connections stand on")
+    key_of = proof.add_mutually_exclusive_group(required=True)
+    key_of.add_argument("--local-key", metavar="FINGERPRINT", help="the box's own, as in status")
+    key_of.add_argument("--remote-key", metavar="FINGERPRINT", help="the peer's")
+    proof.add_argument("--ping", metavar="ADDRESS", required=True, help="behind the tunnel")
+    proof.add_argument("--wait", type=float, default=30.0, metavar="SECONDS", help="at most")
     check = command("check", _check, "say whether a connection or moatd.json is valid", file)
     check.add_argument("--files", action="store_true", help="read the files that it names, too")
     return top

@@ -21,6 +21,7 @@ from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.observe import observe
 from moatvpn.fleet.commands.portal import portal_app
+from moatvpn.fleet.commands.rotate import rotate_app
 from moatvpn.fleet.database import DEFAULT, ENVIRONMENT, Database, database_url
 from moatvpn.fleet.faults import FaultsError
 from moatvpn.fleet.show import print_json, print_line
@@ -45,6 +46,7 @@ app.add_typer(customer_app, name="customer")
 app.add_typer(key_app, name="key")
 app.add_typer(claim_app, name="claim")
 app.add_typer(enrol_app, name="enrol")
+app.add_typer(rotate_app, name="rotate")
 app.command("history")(show_history)
 app.command("forecast")(show_forecast)
 app.command("plan")(show_plan)
