@@ -1,13 +1,13 @@
 """The database as an Ansible inventory: hosts, groups and host variables.
 
-Three queries, however many customers there are, and one more where only some are wanted. Whatever
+Four queries, however many customers there are, and one more where only some are wanted. Whatever
 the roles are told stands here once; the inventory plugin only carries it over.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from moatvpn.fleet.fields import slug
 from moatvpn.fleet.models import Box, Customer, Moat, Portal, PublicKey, Status
+from moatvpn.fleet.moves import Attachment, MovedRoutes, attachment, open_moves
 from moatvpn.subnets import parse_interface, parse_network, router_address
 
 # Whose traffic a portal lets through.
@@ -45,7 +46,8 @@ def build_inventory(session: Session, now: datetime) -> Inventory:
     Every moat and portal is a host, in the groups moats or portals. A moat is in portal_P,
     status_S and isp_I too, P being its portal's identity made a slug. A customer who is not
     served, or whose moat has no valid key, has no connection on the portal; a moat has none while
-    its portal has no key, nor once its customer is suspended or revoked.
+    its portal has no key, nor once its customer is suspended or revoked. One that moves between
+    portals has connections with both for a while (moatvpn.fleet.moves).
     """
     return _build(session, now, select(Customer), select(PublicKey))
 
@@ -111,12 +113,17 @@ def _build(
     for portal in portals.values():
         groups["portals"].append(portal.identity)
         hosts[portal.identity] = _portal_variables(portal, connections[portal.id])
+    moves, routes = open_moves(session), MovedRoutes()
     for customer in customers:
         moat = customer.moat
         portal = portals[moat.portal_id]
-        hosts[moat.identity] = _moat_variables(customer, portal, keys[portal.id])
+        attached = attachment(moat, moves.get(moat.identity), portals)
+        routes.add(moat, attached, portals.values())
+        hosts[moat.identity] = _moat_variables(customer, portal, attached, keys)
         if customer.status in SERVED and keys[moat.id]:
-            connections[portal.id].append(_portal_connection(customer, keys[moat.id]))
+            for accepting in attached.accepting:
+                record = _portal_connection(customer, keys[moat.id])
+                connections[accepting.id].append(record)
         for group in (
             "moats",
             f"portal_{slug(portal.identity)}",
@@ -124,6 +131,8 @@ def _build(
             f"isp_{slug(customer.isp)}",
         ):
             groups.setdefault(group, []).append(moat.identity)
+    for portal in portals.values():
+        hosts[portal.identity] |= routes.variables(portal)
     return Inventory(hosts=dict(sorted(hosts.items())), groups=dict(sorted(groups.items())))
 
 
@@ -148,7 +157,7 @@ def _portal_variables(portal: Portal, connections: list[dict[str, Any]]) -> dict
 
 
 def _moat_variables(
-    customer: Customer, portal: Portal, portal_keys: tuple[str, ...]
+    customer: Customer, portal: Portal, attached: Attachment, keys: Mapping[int, tuple[str, ...]]
 ) -> dict[str, Any]:
     moat = customer.moat
     own = router_address(parse_network(moat.private_subnet))
@@ -172,8 +181,12 @@ def _moat_variables(
     if moat.wild_address is not None:
         variables["moat_wild_address"] = moat.wild_address
         variables["moat_wild_gateway"] = moat.wild_gateway
-    if customer.status in SEEKING and portal_keys:
-        variables["moatvpn_connections"] = [_moat_connection(customer, portal, portal_keys)]
+    if customer.status in SEEKING:
+        variables["moatvpn_connections"] = [
+            _moat_connection(customer, called, keys[called.id], metric)
+            for called, metric in attached.calling
+            if keys[called.id]
+        ]
     return variables
 
 
@@ -187,10 +200,19 @@ def _host_of(interface: str) -> str:
 # looks at every value of every host, and a portal has thousands of these.
 
 
-def _moat_connection(customer: Customer, portal: Portal, keys: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        # The portal's host name; the whole identity may be too long for a connection's name.
-        "name": portal.identity.partition(".")[0],
+def connection_name(portal: str) -> str:
+    """Return what a moat calls its connection with a portal of that identity: its host name.
+
+    The whole identity may be too long for a connection's name.
+    """
+    return portal.partition(".")[0]
+
+
+def _moat_connection(
+    customer: Customer, portal: Portal, keys: tuple[str, ...], metric: int
+) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "name": connection_name(portal.identity),
         "remote_identity": portal.identity,
         "remote_public_keys": list(keys),
         "local_selectors": [customer.moat.private_subnet, customer.moat.private_subnet6],
@@ -198,6 +220,7 @@ def _moat_connection(customer: Customer, portal: Portal, keys: tuple[str, ...]) 
         "remote_address": _host_of(portal.wild_address),
         "initiate": True,
     }
+    return record | ({"metric": metric} if metric else {})
 
 
 def _portal_connection(customer: Customer, keys: tuple[str, ...]) -> dict[str, Any]:
