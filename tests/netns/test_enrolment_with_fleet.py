@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from boxes import MOAT, PORTAL, Box, new_box, wait_for
 from enrolment_boxes import EnrolmentBoxes
+from fleet_of_two import CUSTOMER, CUSTOMER_TEXTS, PORTAL_TEXTS
 from fleet_words import with_options
 from inside import within
 from typer.testing import CliRunner
@@ -32,30 +33,6 @@ from moatvpn.fleet.database import Database, database_url
 from moatvpn.fleet.inventory import build_inventory
 
 HALF_A_YEAR = timedelta(days=183)
-CUSTOMER = "c0001"
-PORTAL_TEXTS = {
-    "portal": PORTAL.identity,
-    "wild_address": f"{PORTAL.wild}/24",
-    "wild_gateway": "192.0.2.254",
-    "corporate_address": f"{PORTAL.inside}/24",
-    "corporate_address6": f"{PORTAL.inside6}/64",
-    "corporate_gateway": "10.50.0.10",
-    "corporate_gateway6": "fd00:50::10",
-    "pool": "10.201.0.0/16",
-    "pool6": "fd00:201::/32",
-    "tunnel_address": "10.201.0.1/32",
-    "tunnel_address6": "fd00:201::1/128",
-}
-CUSTOMER_TEXTS = {
-    "customer": CUSTOMER,
-    "name": "Ada Example",
-    "isp": "Example Cable",
-    "portal": PORTAL.identity,
-    "moat": MOAT.identity,
-    "private_subnet": MOAT.networks[0],
-    "private_subnet6": MOAT.networks[1],
-    "status": "shipped",
-}
 # A program of ours as it is, but for a wall clock that is so many seconds ahead.
 _AHEAD = """
 import runpy, sys, time
@@ -95,7 +72,9 @@ class Fleet(EnrolmentBoxes):
         super().__init__(moat, portal, read_seal(office / "operator.key", self.secret).public_text)
         self.fleet("init")
         self.fleet("portal", "add", *with_options(PORTAL_TEXTS, "portal"))
-        self.fleet("customer", "add", *with_options(CUSTOMER_TEXTS, "customer"))
+        self.fleet(
+            "customer", "add", *with_options(CUSTOMER_TEXTS | {"status": "shipped"}, "customer")
+        )
         self.fleet("key", "record", PORTAL.identity, portal.public_key)
         portal.start()
 

@@ -1,11 +1,11 @@
-"""moatd and moatctl die at each step of a key's replacement: the tunnel comes back by a key of two.
+"""moatd dies while its peer does not trust its next key, and after that.
 
-How moatctl can die between two files is in tests/unit/cli/test_keys_killed.py.
+How it can die at each stage of a fleet's rotation is in test_fleet_rotation_killed.py, and moatctl
+between two files in tests/unit/cli/test_keys_killed.py.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 from boxes import MOAT, PORTAL, Box, new_box, wait_for
 from pair import Pair
-
-from moatvpn.cli import keys
-from moatvpn.daemon.keyfile import old_key
 
 UP = 12.0  # seconds: a dead moat is heard of after 1 s, and called back, or calls
 
@@ -33,12 +30,6 @@ class Replacement:
 
     def step(self, action: str) -> dict[str, Any]:
         return self.box.ctl("key", action, *self.place)
-
-    def die(self, box: Box) -> None:
-        """Kill a moatd and start it again; the tunnel is up afterwards."""
-        box.kill()
-        box.start()
-        self.pair.wait_until_up(UP)
 
     def trust(self, *public: str) -> None:
         self.theirs["remote_public_keys"] = list(public)
@@ -68,37 +59,6 @@ def replacement(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repl
             connection["dpd_interval"] = 1.0
         pair.start()
         yield Replacement(pair, request.param)
-
-
-def test_moatd_dies_at_each_step(replacement: Replacement, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = replacement.box.public_key
-    made = replacement.step("make-next")
-    replacement.die(replacement.box)
-    assert replacement.step("make-next")["next_public_key"] == made["next_public_key"]
-    replacement.trust(first, made["next_public_key"])
-
-    # In the middle of switch, with moatctl: the one link is made, and nothing is renamed.
-    os.link(replacement.box.key, old_key(replacement.box.key))
-    replacement.die(replacement.box)
-    # It switches, and its moatd dies before it hears of it.
-    with monkeypatch.context() as patch:
-        patch.setattr(keys, "_reload", lambda path: False)
-        replacement.step("switch")
-    replacement.die(replacement.box)
-    replacement.wait_for_key(made["next_fingerprint"])
-    # After switch, and the peer as well, which knows both.
-    assert not replacement.step("switch")["changed"]
-    replacement.die(replacement.other)
-    replacement.wait_for_key(made["next_fingerprint"])
-
-    # In the middle of finish: the old key is gone, and moatd has not heard of that.
-    with monkeypatch.context() as patch:
-        patch.setattr(keys, "_reload", lambda path: False)
-        assert replacement.step("finish")["changed"]
-    replacement.die(replacement.box)
-    assert not replacement.step("finish")["changed"]
-    replacement.trust(made["next_public_key"])
-    replacement.pair.wait_until_up(UP)
 
 
 def test_moatd_dies_while_the_peer_does_not_trust_the_next_key(replacement: Replacement) -> None:
