@@ -28,6 +28,8 @@ SEEKING = SERVED | {Status.ORDERED}
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 # A play that leaves some status out is to find its group, even where nobody is in it.
 _ALWAYS = ("moats", "portals", *(f"status_{status}" for status in Status))
+# What all customers of a portal go into.
+_OF_CUSTOMERS = frozenset({"moatvpn_connections", "portal_moved_here", "portal_moved_away"})
 # Hosts that are looked up by their names, rather than found among all.
 _FEW = 1000
 
@@ -55,9 +57,10 @@ def build_inventory(session: Session, now: datetime) -> Inventory:
 def build_limited(session: Session, now: datetime, names: Collection[str]) -> Inventory | None:
     """Return the hosts called names, as build_inventory has them, at little cost for few.
 
-    All portals are there, too: those that are not named are without moatvpn_connections, for a
-    variable that is missing ends a run, and one that is incomplete ends tunnels. None where a name
-    is no host's, or there are so many that nothing would be saved.
+    All portals are there, too: those that are not named are without moatvpn_connections, and what
+    else all customers go into, for a variable that is missing ends a run, and one that is
+    incomplete ends tunnels. None where a name is no host's, or there are so many that nothing would
+    be saved.
     """
     if len(names) > _FEW:
         return None
@@ -81,12 +84,12 @@ def build_limited(session: Session, now: datetime, names: Collection[str]) -> In
 
 
 def _only(found: Inventory, names: set[str]) -> Inventory:
-    """Return the inventory of those hosts, and of portals without their connections."""
+    """Return the inventory of those hosts, and of portals without what customers went into."""
     hosts = {name: found.hosts[name] for name in found.hosts if name in names}
     for portal in found.groups["portals"]:
         if portal not in names:
-            hosts[portal] = dict(found.hosts[portal])
-            del hosts[portal]["moatvpn_connections"]
+            all_of_it = found.hosts[portal].items()
+            hosts[portal] = {name: value for name, value in all_of_it if name not in _OF_CUSTOMERS}
     groups = {
         group: kept
         for group, members in found.groups.items()

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 
 import pytest
+from sqlalchemy import select
 
 from moatvpn.fleet import keys, store
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.inventory import Inventory, build_inventory, build_limited
+from moatvpn.fleet.models import Moat, Portal
 
 Texts = dict[str, str]
 Make = Callable[..., Texts]
@@ -111,3 +113,21 @@ def test_one_named_twice(three: Database, now: datetime) -> None:
     found, _ = limited(three, now, ONE, ONE)
     assert found is not None
     assert found.groups["moats"] == [ONE]
+
+
+def test_routes_of_customers_who_are_not_there_are_not_left_out_in_silence(
+    three: Database, now: datetime
+) -> None:
+    """Two moats of the first pool are at the second portal; one of them is named."""
+    with three.write() as session:
+        new = session.scalars(select(Portal.id).where(Portal.identity == PORTAL2)).one()
+        for moat in session.scalars(select(Moat).where(Moat.identity.in_((ONE, TWO)))):
+            moat.portal_id = new
+    found, whole = limited(three, now, ONE)
+    assert found is not None
+    assert found.hosts[ONE] == whole.hosts[ONE]
+    for portal in (PORTAL, PORTAL2):
+        routes = {name for name in whole.hosts[portal] if name.startswith("portal_moved_")}
+        assert routes
+        for name, value in found.hosts[portal].items():
+            assert whole.hosts[portal][name] == value
