@@ -6,8 +6,16 @@ from typing import Annotated
 
 import typer
 
-from moatvpn.fleet import fields, keys
-from moatvpn.fleet.commands.common import Identity, Json, checked, new_typer, now, print_list
+from moatvpn.fleet import fields, keys, keys_file
+from moatvpn.fleet.commands.common import (
+    PARTLY,
+    Identity,
+    Json,
+    checked,
+    new_typer,
+    now,
+    print_list,
+)
 from moatvpn.fleet.show import key_dict, print_json, print_line
 
 key_app = new_typer(help="Public keys of moats and portals.")
@@ -52,6 +60,35 @@ def key_record(
         print_json({"changed": changed, "identity": identity, "public_key": public_key})
     else:
         print_line(f"{identity}: public key {'recorded' if changed else 'unchanged'}")
+
+
+@key_app.command("record-many")
+def key_record_many(
+    context: typer.Context,
+    file: Annotated[
+        typer.FileText, typer.Argument(help="JSON, a line for each box; - for standard input.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Record the keys of many boxes, each or a line that says why not; 3 where one was refused.
+
+    A line is {"identity": FQDN, "public_key": BASE64}. None is recorded where a line is no such.
+    """
+    wanted = keys_file.read_keys(file, file.name)
+    with context.obj.write() as session:
+        outcome = keys_file.record_keys(session, wanted, now())
+    if as_json:
+        print_json({"changed": outcome.changed, "refused": outcome.refused})
+    else:
+        for identity in outcome.changed:
+            print_line(f"{identity}: public key recorded")
+        for identity, why in outcome.refused.items():
+            print_line(f"{identity}: refused: {why}")
+        print_line(
+            f"{len(wanted)} keys: {len(outcome.changed)} new, {len(outcome.refused)} refused"
+        )
+    if outcome.refused:
+        raise typer.Exit(PARTLY)
 
 
 @key_app.command("list")
