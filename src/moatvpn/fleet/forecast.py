@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
 
 from moatvpn.fleet.claims import claims_of, is_open
 from moatvpn.fleet.inventory import SEEKING
-from moatvpn.fleet.models import Box, Moat
+from moatvpn.fleet.models import Box, Customer, Moat, PublicKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +37,27 @@ def forecast(session: Session, now: datetime, within: timedelta) -> list[Ending]
 
 
 def _keys(session: Session, now: datetime, end: datetime) -> Iterator[Ending]:
-    # Moats' customers come with a query of their own, for all of them at once.
-    session.scalars(select(Moat).options(joinedload(Moat.customer))).unique().all()
-    boxes = session.scalars(select(Box).options(joinedload(Box.public_keys)))
-    for box in boxes.unique():
-        if isinstance(box, Moat) and box.customer.status not in SEEKING:
-            continue
-        last = max(
-            (key.not_after or datetime.max.replace(tzinfo=end.tzinfo) for key in box.public_keys),
-            default=None,
-        )
-        for key in box.public_keys:
-            ends = key.not_after
+    # Columns, not objects: of thousands of boxes, what ends is a few lines.
+    moats = Moat.__table__
+    query = (
+        select(Box.id, Box.identity, PublicKey.key, PublicKey.not_after)
+        .join(PublicKey, PublicKey.box_id == Box.id)
+        .outerjoin(moats, moats.c.id == Box.id)
+        .outerjoin(Customer, Customer.id == moats.c.customer_id)
+        .where(or_(Customer.status.is_(None), Customer.status.in_(SEEKING)))
+        .order_by(Box.identity, PublicKey.id)
+    )
+    for _, rows in groupby(session.execute(query), key=attrgetter("id")):
+        keys = list(rows)
+        # What has no end is the last of a box's.
+        ends_of = [row.not_after for row in keys]
+        last = None if None in ends_of else max(ends_of)
+        for row in keys:
+            ends = row.not_after
             # A key that ended when another took its place is history.
             if ends is None or ends > end or (ends <= now and ends != last):
                 continue
-            yield Ending(ends, f"public key {key.key[-12:]}", box.identity, ends == last)
+            yield Ending(ends, f"public key {row.key[-12:]}", row.identity, ends == last)
 
 
 def _claims(session: Session, now: datetime, end: datetime) -> Iterator[Ending]:
