@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moatvpn.cli import policy_box
 from moatvpn.cli.policy_files import (
     customer_of,
+    expected_policies,
     read_customers,
     read_octets,
     read_passphrase,
@@ -135,11 +136,7 @@ def _words(value: object) -> str:
 
 
 def _drift(arguments: argparse.Namespace) -> Answer:
-    keys = read_public_keys(arguments.public_keys)
-    expected: dict[str, str] = {}
-    for path in sorted(arguments.policies.glob("*.policy")):
-        signed = open_policy(read_octets(path), keys, str(path))
-        expected[signed.compiled.identity] = signed.digest
+    expected = expected_policies(arguments.policies, arguments.public_keys)
     reported = {
         path.name: read_octets(path) for path in sorted(arguments.facts.iterdir()) if path.is_file()
     }

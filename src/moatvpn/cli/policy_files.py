@@ -18,6 +18,7 @@ from moatvpn.crypto.seal import Seal, is_encrypted, is_public_text, load_seal
 from moatvpn.daemon.keyfile import read_private, sync_directory
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.policy.rules import NAME, NAME_SHAPE, Customer
+from moatvpn.policy.signed import open_policy
 from moatvpn.subnets import parse_network
 
 
@@ -71,6 +72,19 @@ def read_public_keys(path: Path) -> tuple[str, ...]:
     if not keys or not all(is_public_text(key) for key in keys):
         raise OperatorError(str(path), "holds what is no Ed25519 public key, or none", remedy)
     return keys
+
+
+def expected_policies(policies: Path, public_keys: Path) -> dict[str, str]:
+    """Return the hash of each signed policy in a directory, by the identity of its box.
+
+    Raises OperatorError where one is not signed by one of the keys in the file public_keys.
+    """
+    keys = read_public_keys(public_keys)
+    expected = {}
+    for path in sorted(policies.glob("*.policy")):
+        signed = open_policy(read_octets(path), keys, str(path))
+        expected[signed.compiled.identity] = signed.digest
+    return expected
 
 
 def read_seal(path: Path, passphrase_file: Path | None) -> Seal:

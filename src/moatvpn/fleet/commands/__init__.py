@@ -21,6 +21,7 @@ from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.observe import observe
 from moatvpn.fleet.commands.portal import portal_app
+from moatvpn.fleet.commands.report import report
 from moatvpn.fleet.commands.rotate import rotate_app
 from moatvpn.fleet.database import DEFAULT, ENVIRONMENT, Database, database_url
 from moatvpn.fleet.faults import FaultsError
@@ -52,6 +53,7 @@ app.command("forecast")(show_forecast)
 app.command("plan")(show_plan)
 app.command("apply")(apply)
 app.command("observe")(observe)
+app.command("report")(report)
 app.command("backup")(back_up)
 app.command("restore")(restore)
 
