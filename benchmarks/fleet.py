@@ -162,7 +162,7 @@ class Office:
 
     def _revoke(self, moat: Moat) -> None:
         self._fleet.lost = 0
-        self._change("customer", "revoke", moat.name, "--yes")
+        self._change("customer", "revoke", moat.name, "--yes", "--no-push")
         self._until(lambda: self._fleet.lost > 0, "the end of the tunnel")
 
     def _until(self, done: Callable[[], bool], what: str) -> None:

@@ -22,7 +22,7 @@ if find_spec("moatvpn") is None:
 try:
     from moatvpn.errors import OperatorError
     from moatvpn.fleet.database import ENVIRONMENT, Database, database_url
-    from moatvpn.fleet.inventory import Inventory, build_inventory, build_limited
+    from moatvpn.fleet.inventory import Inventory, build_inventory, build_limited, build_portals
     from moatvpn.fleet.inventory_cache import next_key_change, pack, unpack
     from moatvpn.fleet.stamp import stamp
 
@@ -74,6 +74,14 @@ options:
     default: true
     env:
       - name: MOAT_INVENTORY_LIMITED
+  moats:
+    description:
+      - Whether there are moats, and connections of portals. Without them a portal of thousands of
+        customers is read at no cost, for a playbook that needs neither.
+    type: bool
+    default: true
+    env:
+      - name: MOAT_INVENTORY_MOATS
 requirements:
   - sqlalchemy >= 2
   - cryptography
@@ -150,6 +158,9 @@ class InventoryModule(BaseInventoryPlugin, Cacheable):
 
     def _read(self, database: Database, path: str, cache: bool) -> Inventory:
         """Return the inventory that is wanted, out of the database or the cache."""
+        if not self.get_option("moats"):
+            with database.read() as session:
+                return build_portals(session)
         now = datetime.now(UTC)
         names = limit() if self.get_option("limited") else None
         if names:

@@ -66,7 +66,7 @@ def test_a_directory_that_others_get_at_is_refused(cached: Run, tmp_path: Path, 
 
 def test_a_revoked_customers_key_is_never_served(cached: Run) -> None:
     assert len(connections(cached)) == 1
-    assert cached("moat-fleet", "customer", "revoke", "c0001", "--yes").returncode == 0
+    assert cached("moat-fleet", "customer", "revoke", "c0001", "--yes", "--no-push").returncode == 0
     assert connections(cached) == []
 
 

@@ -2,15 +2,17 @@
 
 The file is {"connections": [record, …], "reread": [name, …]}, records as ConnectionConfig describes
 them; reread names those whose files moatd is to read again though their records are as they were.
-A record that is wrong changes nothing. Then what is no more is deleted, so that its selectors are
-free; what differs is replaced; what is new is added. All others go on undisturbed. Where moatd
-refuses one, what was done before stays, and the same call again does the rest.
+A record that is wrong changes nothing. Keys that were revoked here are left out, and so is who has
+no other: a set may be older than a revocation. What is no more is deleted first, so that its
+selectors are free; what differs is replaced; what is new is added. All others go on undisturbed.
+Where moatd refuses one, what was done before stays, and the same call again does the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from moatvpn.cli.client import change
 from moatvpn.cli.store import Store
 from moatvpn.config import ConnectionConfig, connection_from_dict, connection_to_dict
 from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.revoked import without_revoked
 
 # Records of so many connections that differ are told of; of more, their names.
 MOST_SHOWN = 100
@@ -89,13 +92,16 @@ def set_connections(
     """Carry `moatctl set` out; return the result, and a text of it."""
     configs, reread = wanted_in(record, str(arguments.file))
     store = Store(arguments.connections)
-    if arguments.dry_run:
-        return _result(store, plan_for(store, configs, reread))
-    with store.locked():
-        plan = plan_for(store, configs, reread)
+    with nullcontext() if arguments.dry_run else store.locked():
+        revoked = store.revoked()
+        admitted = [without_revoked(config, revoked) for config in configs]
+        plan = plan_for(store, (each for each in admitted if each is not None), reread)
         result, text = _result(store, plan)
-        running, reread_changed = _carry_out(store, plan, arguments)
-    result |= {"changed": result["changed"] or reread_changed, "running": running}
+        pairs = zip(configs, admitted, strict=True)
+        result["revoked"] = [config.name for config, left in pairs if config != left]
+        if not arguments.dry_run:
+            running, reread_changed = _carry_out(store, plan, arguments)
+            result |= {"changed": result["changed"] or reread_changed, "running": running}
     return result, text
 
 

@@ -14,6 +14,7 @@ from moatvpn.cli.connection_set import set_connections
 from moatvpn.cli.keys import ACTIONS, key
 from moatvpn.cli.metrics import metrics_text
 from moatvpn.cli.prove import prove
+from moatvpn.cli.revoke import revoke
 from moatvpn.cli.store import Store
 from moatvpn.cli.table import detail_text, status_text
 from moatvpn.config import (
@@ -73,6 +74,7 @@ def _add(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     store = Store(arguments.connections)
     request = {"command": "add", "connection": connection_to_dict(config)}
     with store.locked():
+        store.admit(config)
         if store.has(config.name):
             why, remedy = "is there already", "Use `moatctl replace`"
             raise ConfigError(f"connection {config.name}", why, remedy)
@@ -86,6 +88,7 @@ def _replace(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     store = Store(arguments.connections)
     request = {"command": "replace", "connection": connection_to_dict(config)}
     with store.locked():
+        store.admit(config)
         if store.holds(config):
             running, changed = change(arguments.socket, request)
         else:
@@ -111,6 +114,10 @@ def _delete(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _set(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return set_connections(arguments, _load(arguments.file))
+
+
+def _revoke(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    return revoke(arguments, _load(arguments.file))
 
 
 def _change(name: str, what: str, changed: bool, running: bool) -> tuple[dict[str, Any], str]:
@@ -198,7 +205,9 @@ def parser() -> argparse.ArgumentParser:
     command("replace", _replace, "add a connection, or put it in place of another", file, stored)
     command("delete", _delete, "delete a connection", name, stored)
     exactly = command("set", _set, "have exactly the connections of a file", file, stored)
-    exactly.add_argument("--dry-run", action="store_true", help="say what would be done")
+    revoked = command("revoke", _revoke, "believe keys of a file no more, for good", file, stored)
+    for each in (exactly, revoked):
+        each.add_argument("--dry-run", action="store_true", help="say what would be done")
     rekey = command("rekey", _rekey, "renew a connection's keys now", name)
     rekey.add_argument("sa", nargs="?", choices=("child", "ike"), default="child")
     rekey.add_argument("--ike", dest="sa", action="store_const", const="ike", help="same as: ike")

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from moatvpn.config import (
     load_json,
 )
 from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.revoked import FILE, read_revoked, without_revoked
 
 _MODE = 0o644  # moatd's user reads the files, which hold nothing secret
 
@@ -46,6 +47,16 @@ class Store:
         return sorted(
             path.stem for path in self._directory.glob("*.json") if not path.name.startswith(".")
         )
+
+    def revoked(self) -> frozenset[str]:
+        """Return the keys that no connection may have; raise ConfigError where nobody knows."""
+        return read_revoked(self._directory)
+
+    def admit(self, config: ConnectionConfig) -> None:
+        """Raise ConfigError where the connection has a revoked key."""
+        if without_revoked(config, self.revoked()) != config:
+            where = f"connection {config.name}: remote_public_keys"
+            raise ConfigError(where, "has a key that was revoked", "Give the key of another box")
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Return what is in a connection's file, None where that is no JSON object."""
@@ -88,20 +99,35 @@ class Store:
     @contextmanager
     def writing(self, config: ConnectionConfig) -> Iterator[None]:
         """Write config's file; it takes effect only once the block has ended well."""
-        temporary = self._directory / f".{config.name}.new"
+        text = json.dumps(connection_to_dict(config), indent=2) + "\n"
+        with self._replacing(self.path(config.name), text):
+            yield
+
+    def revoke(self, keys: Iterable[str]) -> None:
+        """Write down which keys are revoked; give all of them."""
+        with self._replacing(self._directory / FILE, "".join(f"{key}\n" for key in sorted(keys))):
+            pass
+
+    @contextmanager
+    def _replacing(self, path: Path, text: str) -> Iterator[None]:
+        """Put text in the place of the file at path once the block has ended well."""
+        temporary = path.with_name(f".{path.stem}.new")
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
             with open(fd, "w", encoding="utf-8") as file:
                 os.fchmod(fd, _MODE)
-                json.dump(connection_to_dict(config), file, indent=2)
-                file.write("\n")
+                file.write(text)
                 file.flush()
                 os.fsync(fd)
             yield
-            temporary.replace(self.path(config.name))
+            temporary.replace(path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
+
+    def remove(self, name: str) -> None:
+        """Remove a connection's file, whatever moatd says to it."""
+        self.path(name).unlink()
 
     @contextmanager
     def removing(self, name: str) -> Iterator[None]:

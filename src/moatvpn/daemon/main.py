@@ -38,6 +38,7 @@ from moatvpn.drivers.udp import local_address_towards
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.tickets import TicketKeys
+from moatvpn.revoked import read_revoked, without_revoked
 
 # Python looks for cyclic garbage among what is young, and as good as never among everything: with
 # 10,000 tunnels that takes a second, in which nothing moves. Tunnels leave none behind.
@@ -53,13 +54,19 @@ def connection_files(directory: Path) -> list[Path]:
         raise ConfigError(str(directory), why, "Make it, readable for moatd's user") from error
 
 
-def read_connection(path: Path) -> ConnectionConfig:
-    """Return the connection in the file at path; raise ConfigError naming what is wrong."""
+def read_connection(path: Path, revoked: frozenset[str] = frozenset()) -> ConnectionConfig:
+    """Return the connection in the file at path; raise ConfigError naming what is wrong.
+
+    It has none of the peer's keys that are revoked.
+    """
     config = connection_from_dict(load_json(path), str(path))
     if config.name != path.stem:
         why = f"is {config.name!r}"
         raise ConfigError(f"{path}: name", why, f"Call the file {config.name}.json")
-    return config
+    left = without_revoked(config, revoked)
+    if left is None:
+        raise ConfigError(str(path), "has only keys that were revoked", "Give another box's key")
+    return left
 
 
 def _ticket_keys(state: Path | None, log: Log) -> TicketKeys:
@@ -119,10 +126,14 @@ class Daemon:
             self._open = stack.pop_all()
 
     def load_connections(self) -> None:
-        """Add the connections of the directory; one that is broken is logged, and left out."""
+        """Add the connections of the directory; one that is broken is logged, and left out.
+
+        Raises ConfigError where nobody knows whose keys are revoked.
+        """
+        revoked = read_revoked(self._config.connections)
         for path in connection_files(self._config.connections):
             try:
-                self._engine.add(read_connection(path), self._clock())
+                self._engine.add(read_connection(path, revoked), self._clock())
             except OperatorError as error:
                 self._log("error", f"left out {path}: {error}", path.stem)
         self._call_back()

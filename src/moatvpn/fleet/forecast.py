@@ -1,4 +1,4 @@
-"""What ends soon: keys, and claims that nobody has used yet."""
+"""What ends soon: keys, claims that nobody has used yet; and what should have ended long ago."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from moatvpn.fleet.claims import claims_of, is_open
 from moatvpn.fleet.inventory import SEEKING
 from moatvpn.fleet.models import Box, Customer, Moat, PublicKey
+from moatvpn.fleet.revocation import untold
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,11 @@ class Ending:
 def forecast(session: Session, now: datetime, within: timedelta) -> list[Ending]:
     """Return what ends before now + within, the first to end first; what has lapsed is in it, too.
 
-    Keys are those of portals, and of moats whose customers are to have a connection.
+    Keys are those of portals, and of moats whose customers are to have a connection. A portal that
+    has not been told of a revocation is in it whenever that was: it still lets the customer in.
     """
     end = now + within
-    found = [*_keys(session, now, end), *_claims(session, now, end)]
+    found = [*_keys(session, now, end), *_claims(session, now, end), *_untold(session)]
     return sorted(found, key=lambda each: (each.when, each.whose))
 
 
@@ -58,6 +60,12 @@ def _keys(session: Session, now: datetime, end: datetime) -> Iterator[Ending]:
             if ends is None or ends > end or (ends <= now and ends != last):
                 continue
             yield Ending(ends, f"public key {row.key[-12:]}", row.identity, ends == last)
+
+
+def _untold(session: Session) -> Iterator[Ending]:
+    for each in untold(session):
+        what = f"revocation of {', '.join(each.customers)} untold"
+        yield Ending(each.since, what, each.portal, lapses=True)
 
 
 def _claims(session: Session, now: datetime, end: datetime) -> Iterator[Ending]:

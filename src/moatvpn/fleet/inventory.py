@@ -1,6 +1,6 @@
 """The database as an Ansible inventory: hosts, groups and host variables.
 
-Four queries, however many customers there are, and one more where only some are wanted. Whatever
+Five queries, however many customers there are, and one more where only some are wanted. Whatever
 the roles are told stands here once; the inventory plugin only carries it over.
 """
 
@@ -19,12 +19,15 @@ from sqlalchemy.orm import Session
 from moatvpn.fleet.fields import slug
 from moatvpn.fleet.models import Box, Customer, Moat, Portal, PublicKey, Status
 from moatvpn.fleet.moves import Attachment, MovedRoutes, attachment, open_moves
+from moatvpn.fleet.revocation import revoked
 from moatvpn.subnets import parse_interface, parse_network, router_address
 
 # Whose traffic a portal lets through.
 SERVED = frozenset({Status.SHIPPED, Status.ACTIVE})
 # Whose moat is to seek its portal: an ordered one is set up before it is shipped.
 SEEKING = SERVED | {Status.ORDERED}
+# The variable by which portals are told who is revoked.
+REVOKED = "moatvpn_revoked"
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 # A play that leaves some status out is to find its group, even where nobody is in it.
 _ALWAYS = ("moats", "portals", *(f"status_{status}" for status in Status))
@@ -136,10 +139,24 @@ def _build(
             groups.setdefault(group, []).append(moat.identity)
     for portal in portals.values():
         hosts[portal.identity] |= routes.variables(portal)
+    gone = revoked(session)
+    if gone["identities"]:
+        for identity in groups["portals"]:
+            hosts[identity][REVOKED] = gone
     return Inventory(hosts=dict(sorted(hosts.items())), groups=dict(sorted(groups.items())))
 
 
-def _portal_variables(portal: Portal, connections: list[dict[str, Any]]) -> dict[str, Any]:
+def build_portals(session: Session) -> Inventory:
+    """Return an inventory of portals alone, at no cost of their moats; for what concerns no moat.
+
+    Their connections are None, which no role takes for a portal without any.
+    """
+    portals = session.scalars(select(Portal).order_by(Portal.identity)).all()
+    hosts = {each.identity: _portal_variables(each, None) for each in portals}
+    return Inventory(hosts, {"portals": list(hosts)})
+
+
+def _portal_variables(portal: Portal, connections: list[dict[str, Any]] | None) -> dict[str, Any]:
     return {
         "moatvpn_identity": portal.identity,
         "moatvpn_connections": connections,

@@ -41,11 +41,13 @@ def run_playbook(
     playbook: Path,
     boxes: Iterable[str],
     variables: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run the playbook on boxes alone, its output to standard error; return its exit status.
 
     The inventory is database's. variables override all others; they pass in a file that is our
-    user's alone. Raises OperatorError as check_playbook does.
+    user's alone. environment adds to ours. Raises OperatorError as check_playbook does.
     """
     check_playbook(playbook)
     with tempfile.TemporaryDirectory(prefix="moat-run-") as directory:
@@ -53,9 +55,9 @@ def run_playbook(
         limit.write_text("".join(f"{box}\n" for box in boxes))
         extra.write_text(json.dumps(dict(variables or {})))
         command = [_program(), str(playbook), "--limit", f"@{limit}", "--extra-vars", f"@{extra}"]
-        environment = {**os.environ, ENVIRONMENT: database.url_text}
+        whole = {**os.environ, **(environment or {}), ENVIRONMENT: database.url_text}
         # Standard output is for what the command itself tells, which may be JSON.
-        return subprocess.run(command, env=environment, stdout=2, check=False).returncode
+        return subprocess.run(command, env=whole, stdout=2, check=False).returncode
 
 
 @dataclass(frozen=True, slots=True)

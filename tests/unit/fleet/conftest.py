@@ -161,11 +161,17 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 @pytest.fixture
-def fleet(url: str) -> Callable[..., Result]:
-    """moat-fleet on an empty file: call it with a command's words."""
+def fleet_at() -> Callable[[str], Callable[..., Result]]:
+    """moat-fleet on the database of a URL: call it with a command's words."""
     runner = CliRunner()
 
-    def run(*words: str) -> Result:
-        return runner.invoke(app, ["--database", url, *words])
+    def at(url: str) -> Callable[..., Result]:
+        return lambda *words: runner.invoke(app, ["--database", url, *words])
 
-    return run
+    return at
+
+
+@pytest.fixture
+def fleet(url: str, fleet_at: Callable[[str], Callable[..., Result]]) -> Callable[..., Result]:
+    """moat-fleet on an empty file: call it with a command's words."""
+    return fleet_at(url)

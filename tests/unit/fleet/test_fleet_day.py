@@ -60,7 +60,9 @@ def test_all_that_are_named_or_none(stocked: Fleet) -> None:
 def test_a_revoked_customer_is_not_resumed(stocked: Fleet, key: Callable[[int], str]) -> None:
     moat = "m0001.moats.example.net"
     assert stocked("key", "record", moat, key(1)).exit_code == 0
-    assert output(stocked("customer", "revoke", "c0001", "--yes", "--json"))["changed"] == ["c0001"]
+    assert output(stocked("customer", "revoke", "c0001", "--yes", "--no-push", "--json"))[
+        "changed"
+    ] == ["c0001"]
     assert [each["valid"] for each in output(stocked("key", "list", "--json"))] == [False]
     result = stocked("customer", "resume", "c0001", "c0002")
     assert result.exit_code == 1

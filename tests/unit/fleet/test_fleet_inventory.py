@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import event
 
 from moatvpn.config import ConnectionConfig, connection_from_dict
+from moatvpn.credentials import with_credentials
+from moatvpn.errors import ConfigError
 from moatvpn.fleet import keys, store
 from moatvpn.fleet.database import Database
-from moatvpn.fleet.inventory import Inventory, build_inventory
+from moatvpn.fleet.inventory import Inventory, build_inventory, build_portals
 from moatvpn.fleet.models import Status
 
 Texts = dict[str, str]
@@ -118,13 +120,16 @@ def test_only_valid_keys_count(five: Database, key: Key, now: datetime) -> None:
     assert connections(after, moat) == []
 
 
-def test_variables_of_a_portal(five: Database, portal_texts: Texts, now: datetime) -> None:
+def test_variables_of_a_portal(
+    five: Database, portal_texts: Texts, key: Key, now: datetime
+) -> None:
     variables = build(five, now).hosts[PORTAL]
     assert variables.pop("moatvpn_connections")
     expected = {f"portal_{name}": text for name, text in portal_texts.items() if name != "portal"}
     assert variables == expected | {
         "moatvpn_identity": PORTAL,
         "moatvpn_journal": "persistent",
+        "moatvpn_revoked": {"keys": [key(5)], "identities": ["m0005.moats.example.net"]},
         "portal_wild_interface": "wild0",
         "portal_corporate_interface": "corp0",
     }
@@ -210,7 +215,7 @@ def test_the_number_of_queries_does_not_grow(
             build_inventory(session, now)
         return len(seen)
 
-    assert queries() == 4
+    assert queries() == 5
     with five.write() as session:
         rows: list[tuple[int | None, Texts]] = [
             (None, customer(number, status="active")) for number in range(10, 60)
@@ -218,5 +223,14 @@ def test_the_number_of_queries_does_not_grow(
         store.add_customers(session, rows, "many", now)
         for number in range(10, 60):
             keys.record_key(session, f"m{number:04}.moats.example.net", key(number), now)
-    assert queries() == 4
+    assert queries() == 5
     assert len(connections(build(five, now), PORTAL)) == 52
+
+
+def test_portals_alone_have_no_connections_that_a_role_could_take(five: Database) -> None:
+    with five.read() as session:
+        found = build_portals(session)
+    assert found.groups == {"portals": [PORTAL]}
+    assert found.hosts[PORTAL]["moatvpn_connections"] is None
+    with pytest.raises(ConfigError, match="connections"):
+        with_credentials(found.hosts[PORTAL]["moatvpn_connections"], {}, "/etc")

@@ -22,6 +22,7 @@ from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.observe import observe
 from moatvpn.fleet.commands.portal import portal_app
 from moatvpn.fleet.commands.report import report
+from moatvpn.fleet.commands.revoke import revoke
 from moatvpn.fleet.commands.rotate import rotate_app
 from moatvpn.fleet.database import DEFAULT, ENVIRONMENT, Database, database_url
 from moatvpn.fleet.faults import FaultsError
@@ -50,6 +51,7 @@ app.add_typer(enrol_app, name="enrol")
 app.add_typer(rotate_app, name="rotate")
 app.command("history")(show_history)
 app.command("forecast")(show_forecast)
+app.command("revoke")(revoke)
 app.command("plan")(show_plan)
 app.command("apply")(apply)
 app.command("observe")(observe)

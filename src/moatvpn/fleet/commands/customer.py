@@ -20,7 +20,8 @@ from moatvpn.fleet.commands.common import (
     print_list,
     print_with_keys,
 )
-from moatvpn.fleet.commands.status import resume, revoke, suspend
+from moatvpn.fleet.commands.revoke import revoke
+from moatvpn.fleet.commands.status import resume, suspend
 from moatvpn.fleet.csvfile import read_rows, write_rows
 from moatvpn.fleet.find import get_portal
 from moatvpn.fleet.models import Status

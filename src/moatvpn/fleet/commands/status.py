@@ -1,8 +1,7 @@
-"""moat-fleet customer suspend, resume, revoke: where customers stand."""
+"""moat-fleet customer suspend, resume: where customers stand."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from moatvpn.fleet.models import Status
 from moatvpn.fleet.show import print_json, print_line
 
 Customers = Annotated[list[str], typer.Argument(help="Customer ids.", show_default=False)]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def suspend(context: typer.Context, customers: Customers, as_json: Json = False) -> None:
@@ -36,18 +34,6 @@ def resume(context: typer.Context, customers: Customers, as_json: Json = False) 
                     "Use `moat-fleet customer set` for another change",
                 )
     _become(context, customers, Status.ACTIVE, as_json)
-
-
-def revoke(
-    context: typer.Context, customers: Customers, yes: Yes = False, as_json: Json = False
-) -> None:
-    """Revoke customers, all that are named or none: their moats' keys end for good."""
-    if not yes:
-        if not sys.stdin.isatty():
-            what = f"revoke of {', '.join(customers)}"
-            raise OperatorError(what, "there is no terminal to ask at", "Give --yes")
-        typer.confirm(f"Revoke {', '.join(customers)}, and end their moats' keys?", abort=True)
-    _become(context, customers, Status.REVOKED, as_json)
 
 
 def _become(context: typer.Context, customers: list[str], status: Status, as_json: bool) -> None:
