@@ -100,13 +100,13 @@ def test_the_moats_log_is_at_the_portal(moat: Host, portal: Host) -> None:
 @pytest.fixture
 def counting(moat: Host, portal: Host) -> Iterator[None]:
     """The moat looks often at what it has dropped; and at the end the portal takes logs again."""
-    moat.run_expect([0], f"sed -i.kept 's/interval=.300./interval=\"2\"/' {RSYSLOG}")
+    moat.run_expect([0], f"moat-rw sed -i.kept 's/interval=.300./interval=\"2\"/' {RSYSLOG}")
     moat.run_expect([0], "systemctl restart rsyslog")
     try:
         yield
     finally:
         portal.run_expect([0], "systemctl start rsyslog")
-        moat.run_expect([0], f"mv {RSYSLOG}.kept {RSYSLOG}")
+        moat.run_expect([0], f"moat-rw mv {RSYSLOG}.kept {RSYSLOG}")
         moat.run_expect([0], "systemctl restart rsyslog")
 
 

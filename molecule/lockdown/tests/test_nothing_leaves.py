@@ -78,6 +78,8 @@ def test_a_shutdown_and_a_cold_boot(moat: Host) -> None:
         watching.wait_for_chatter()
         hardware.switch_on("moat")
     assert moat.run("systemctl is-system-running --wait").stdout.strip() == "running"
+    mounted = moat.check_output("findmnt --noheadings --output=OPTIONS /")
+    assert "ro" in mounted.split(",")
 
 
 def test_a_power_cut(moat: Host) -> None:
@@ -151,7 +153,7 @@ def test_packages_are_configured_anew(moat: Host) -> None:
     """What an upgrade of the packages under the moat's network does when it has unpacked them."""
     with watch():
         moat.run_expect(
-            [0], "DEBIAN_FRONTEND=noninteractive dpkg-reconfigure systemd nftables dbus"
+            [0], "DEBIAN_FRONTEND=noninteractive moat-rw dpkg-reconfigure systemd nftables dbus"
         )
         moat.run_expect([0], "systemctl daemon-reexec && systemctl restart systemd-networkd")
         watching.wait_for_chatter()
