@@ -35,7 +35,11 @@ class Ledger:
     """
 
     def __init__(self, session: Session, except_customer: str | None = None) -> None:
-        """Load the ledger, without the record of except_customer, which is about to change."""
+        """Load the ledger, without the record of except_customer, which is about to change.
+
+        What that has of private subnets it may keep at its portal, wherever they lie: a customer
+        who moves between portals takes them along.
+        """
         self.portals = {
             portal.identity: portal
             for portal in session.scalars(select(Portal).order_by(Portal.identity))
@@ -46,6 +50,7 @@ class Ledger:
         self._serials: dict[str, str] = {}
         self._macs: dict[str, str] = {}
         self._subnets: dict[Network, str] = {}
+        self._kept: set[tuple[int, Network]] = set()  # by the portal's id
         rows = session.execute(
             select(
                 Moat.customer_id,
@@ -55,10 +60,12 @@ class Ledger:
                 Moat.private_mac,
                 Moat.private_subnet,
                 Moat.private_subnet6,
+                Moat.portal_id,
             ).order_by(Moat.customer_id)
         )
-        for customer, identity, serial, wild_mac, private_mac, subnet, subnet6 in rows:
+        for customer, identity, serial, wild_mac, private_mac, subnet, subnet6, portal_id in rows:
             if customer == except_customer:
+                self._kept = {(portal_id, parse_network(text)) for text in (subnet, subnet6)}
                 continue
             owner = f"customer {customer}"
             self._customers.add(customer)
@@ -88,7 +95,7 @@ class Ledger:
             for name, value, known in taken
             if value in known
         ]
-        faults += self._portal_faults(record)
+        faults += self.at_portal(record)
         if not faults:
             faults = self._claim(record, owner)
         if not faults:
@@ -118,7 +125,8 @@ class Ledger:
                 record = replace(record, **given)
         return record, faults
 
-    def _portal_faults(self, record: CustomerRecord) -> list[Fault]:
+    def at_portal(self, record: CustomerRecord) -> list[Fault]:
+        """Return how a record's networks are in the way of what its portal reaches."""
         faults = [
             Fault(name, f"there is no portal {identity}", "See `moat-fleet portal list`")
             for name, identity in (
@@ -159,7 +167,7 @@ class Ledger:
                 ("private_subnet", record.private_subnet, portal.pool),
                 ("private_subnet6", record.private_subnet6, portal.pool6),
             )
-            if text is not None
+            if text is not None and (portal.id, parse_network(text)) not in self._kept
         ]
         faults: list[Fault] = []
         for name, subnet, pool in wanted:

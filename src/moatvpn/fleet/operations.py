@@ -59,6 +59,17 @@ def begin_operation(
     return operation
 
 
+def expect_none(session: Session, kind: str, instead: str) -> None:
+    """Raise OperatorError while an operation of that kind is unfinished, which instead would upset.
+
+    Ask in the transaction that begins the other one: writers take turns.
+    """
+    found = unfinished(session, kind)
+    if found is not None:
+        why = f"{kind} {found.id}, begun by {found.who}, is unfinished"
+        raise OperatorError(instead, why, f"Finish it first, or leave it (`moat-fleet {kind}`)")
+
+
 def unfinished(session: Session, kind: str) -> Operation | None:
     """Return the operation of that kind that is not done, None where there is none."""
     return session.scalar(

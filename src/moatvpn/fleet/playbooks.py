@@ -81,6 +81,17 @@ def answers_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
+def answer_of(answers: Answers, box: str) -> tuple[dict[str, Any], str | None]:
+    """Return what a box answered, and what was wrong with it or with the box."""
+    if box in answers.refused:
+        return {}, f"its answer {answers.refused[box]}"
+    if box not in answers.found:
+        return {}, "it was not reached, or failed: see what the playbook printed"
+    answer = answers.found[box]
+    error = answer.get("error")
+    return answer, None if error is None else str(error)[:1000]
+
+
 def read_answers(directory: Path, boxes: Iterable[str]) -> Answers:
     """Return what boxes answered; one that is broken spoils no other."""
     found: dict[str, dict[str, Any]] = {}

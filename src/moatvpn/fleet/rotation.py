@@ -34,13 +34,12 @@ from moatvpn.fleet.find import get_customer, get_portal
 from moatvpn.fleet.inventory import SERVED
 from moatvpn.fleet.keys import record_key
 from moatvpn.fleet.models import Box, Customer, Moat, Portal
-from moatvpn.fleet.playbooks import Answers
+from moatvpn.fleet.playbooks import Answers, answer_of
 from moatvpn.fleet.rollout import Outcome, Stage, Task
 
 KIND = "rotate"
 KEYS = Path("keys.yml")
 CONNECTIONS = Path("connections.yml")
-_NOTHING = "it was not reached, or failed: see what the playbook printed"
 
 
 class Kind(StrEnum):
@@ -100,7 +99,7 @@ class Rotation:
         return {task.box: self._made(answers, task) for task in tasks}
 
     def _made(self, answers: Answers, task: Task) -> Outcome:
-        answer, fault = _answer(answers, task.box)
+        answer, fault = answer_of(answers, task.box)
         if fault is not None:
             return Outcome(fault)
         try:
@@ -135,7 +134,7 @@ class Rotation:
         everybody = {peer for each in peers.values() for peer in each}
         variables = {"moat_boxes": "portals" if self._kind is Kind.MOATS else "moats"}
         answers = self._run(CONNECTIONS, everybody, variables) if everybody else Answers({}, {})
-        deaf = {peer for peer in everybody if _answer(answers, peer)[1] is not None}
+        deaf = {peer for peer in everybody if answer_of(answers, peer)[1] is not None}
         most = self._leave_behind if self._kind is Kind.PORTALS else 0
         outcomes = {}
         for task in tasks:
@@ -156,7 +155,7 @@ class Rotation:
         answers = self._run(KEYS, _boxes(tasks), {"moat_stage": stage, **(more or {})})
         outcomes = {}
         for task in tasks:
-            answer, fault = _answer(answers, task.box)
+            answer, fault = answer_of(answers, task.box)
             if fault is None and answer.get("public_key") != task.data["key"]:
                 fault = "has another key in use than the one it made for this"
             outcomes[task.box] = Outcome(fault)
@@ -175,7 +174,7 @@ class Rotation:
         answers = self._run(KEYS, keys, {"moat_stage": "prove", "moat_keys": keys})
         outcomes = {}
         for task in tasks:
-            faults = {box: _answer(answers, box)[1] for box in sorted(provers[task.box])}
+            faults = {box: answer_of(answers, box)[1] for box in sorted(provers[task.box])}
             wrong = {box: fault for box, fault in faults.items() if fault is not None}
             most = 0 if self._kind is Kind.MOATS else self._leave_behind
             text = "; ".join(f"{box}: {fault}" for box, fault in list(wrong.items())[:3])
@@ -185,17 +184,6 @@ class Rotation:
 
 def _boxes(tasks: Sequence[Task]) -> list[str]:
     return [task.box for task in tasks]
-
-
-def _answer(answers: Answers, box: str) -> tuple[dict[str, Any], str | None]:
-    """Return what a box answered, and what was wrong with it or with the box."""
-    if box in answers.refused:
-        return {}, f"its answer {answers.refused[box]}"
-    if box not in answers.found:
-        return {}, _NOTHING
-    answer = answers.found[box]
-    error = answer.get("error")
-    return answer, None if error is None else str(error)[:1000]
 
 
 def _not_told(peers: Sequence[str]) -> str:

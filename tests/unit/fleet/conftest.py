@@ -15,6 +15,7 @@ from sqlalchemy import URL, create_engine, text
 from typer.testing import CliRunner, Result
 
 from moatvpn.config import ED25519_SPKI_PREFIX
+from moatvpn.fleet import keys, store
 from moatvpn.fleet.commands import app
 from moatvpn.fleet.database import Database, database_url
 
@@ -175,3 +176,23 @@ def fleet_at() -> Callable[[str], Callable[..., Result]]:
 def fleet(url: str, fleet_at: Callable[[str], Callable[..., Result]]) -> Callable[..., Result]:
     """moat-fleet on an empty file: call it with a command's words."""
     return fleet_at(url)
+
+
+@pytest.fixture
+def two_portals(database: Database) -> Callable[[int], Database]:
+    """Return what adds both portals, and so many active customers of the first, all with keys."""
+
+    def add(customers: int) -> Database:
+        numbers = range(1, customers + 1)
+        with database.write() as session:
+            for number, texts in enumerate((PORTAL, PORTAL2)):
+                store.add_portal(session, texts, NOW)
+                keys.record_key(session, texts["portal"], public_key(100 + number), NOW)
+            rows = [(None, customer_texts(number, status="active")) for number in numbers]
+            store.add_customers(session, rows, "two portals", NOW)
+            for number in numbers:
+                moat = f"m{number:04}.moats.example.net"
+                keys.record_key(session, moat, public_key(number), NOW)
+        return database
+
+    return add

@@ -26,24 +26,8 @@ MOAT, NEIGHBOUR = "m0001.moats.example.net", "m0002.moats.example.net"
 
 
 @pytest.fixture
-def two(
-    database: Database,
-    portal_texts: Texts,
-    portal2_texts: Texts,
-    customer: Make,
-    key: Key,
-    now: datetime,
-) -> Database:
-    """Two customers of the first of two portals."""
-    with database.write() as session:
-        for number, texts in enumerate((portal_texts, portal2_texts)):
-            store.add_portal(session, texts, now)
-            keys.record_key(session, texts["portal"], key(100 + number), now)
-        rows = [(None, customer(number, status="active")) for number in (1, 2)]
-        store.add_customers(session, rows, "two", now)
-        for number, moat in enumerate((MOAT, NEIGHBOUR), start=1):
-            keys.record_key(session, moat, key(number), now)
-    return database
+def two(two_portals: Callable[[int], Database]) -> Database:
+    return two_portals(2)
 
 
 def begin(database: Database, now: datetime, old: str = OLD, new: str = NEW) -> None:

@@ -19,6 +19,7 @@ from moatvpn.fleet.commands.enrol import enrol_app
 from moatvpn.fleet.commands.forecast import show_forecast
 from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
+from moatvpn.fleet.commands.move import GROUP, move, moves_app
 from moatvpn.fleet.commands.observe import observe
 from moatvpn.fleet.commands.portal import portal_app
 from moatvpn.fleet.commands.report import report
@@ -49,6 +50,8 @@ app.add_typer(key_app, name="key")
 app.add_typer(claim_app, name="claim")
 app.add_typer(enrol_app, name="enrol")
 app.add_typer(rotate_app, name="rotate")
+app.add_typer(moves_app, name=GROUP)
+app.command("move")(move)
 app.command("history")(show_history)
 app.command("forecast")(show_forecast)
 app.command("revoke")(revoke)

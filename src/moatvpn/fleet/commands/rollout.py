@@ -85,8 +85,11 @@ def tell(progress: Progress) -> None:
     typer.echo(f"{where}: {progress.stage}: {through} of {progress.boxes} boxes", err=True)
 
 
-def end(database: Database, kind: str, state: State) -> None:
-    """Print how a roll-out ended; exit with PARTLY where some boxes are left to do."""
+def end(database: Database, kind: str, state: State, group: str | None = None) -> None:
+    """Print how a roll-out ended; exit with PARTLY where some boxes are left to do.
+
+    group is that of the command that shows its ledger, where it is not called as the kind.
+    """
     with database.read() as session:
         operation = session.scalars(
             select(Operation).where(Operation.kind == kind).order_by(Operation.id.desc()).limit(1)
@@ -97,7 +100,7 @@ def end(database: Database, kind: str, state: State) -> None:
         for step in open_ones[:20]:
             print_line(f"  {step.box}: waits for {step.state}: {step.error or 'not begun'}")
         if len(open_ones) > 20:
-            print_line(f"  and {len(open_ones) - 20} others: `moat-fleet {kind} show`")
+            print_line(f"  and {len(open_ones) - 20} others: `moat-fleet {group or kind} show`")
     if state is not State.DONE:
         print_line("the same command goes on with these")
         raise typer.Exit(PARTLY)

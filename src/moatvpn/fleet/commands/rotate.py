@@ -30,7 +30,7 @@ from moatvpn.fleet.commands.rollout import (
 )
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.locks import lock
-from moatvpn.fleet.operations import begin_operation
+from moatvpn.fleet.operations import begin_operation, expect_none
 from moatvpn.fleet.rollout import Limits, Rollout, waves_of
 from moatvpn.fleet.rotation import CONNECTIONS, KEYS, KIND, Kind, Rotation, chosen, not_served
 from moatvpn.fleet.show import print_line
@@ -166,5 +166,6 @@ def _begun(
         return False
     ask("rotate the keys of", boxes, yes)
     with database.write() as session:
+        expect_none(session, "move", KIND)  # which changes who a moat's peers are
         begin_operation(session, KIND, {"of": kind}, cut(boxes), "make", now())
     return True
