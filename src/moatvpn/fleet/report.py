@@ -28,6 +28,9 @@ from moatvpn.fleet.plan import Pending, plan
 _AGES = ((30, "0-29 days"), (90, "30-89"), (180, "90-179"), (365, "180-364"))
 _OLDEST = "365 or more"
 NO_KEY = "no key"
+# How far ahead is seen in which steps, in days, so that a plot has room for all of them.
+_PERIODS = (("week", 7), ("month", 30), ("quarter", 91), ("year", 366))
+_MOST_PERIODS = 10
 # Whose tunnel has been up for less of the time than this may need help.
 GOOD_UP_TIME = 0.95
 
@@ -85,8 +88,9 @@ class Differing:
 class Figures:
     """All that the page says. Lists are whole; what is left out of the page, the page decides.
 
-    versions are numbers of moats and portals by version, the commonest first. weeks are numbers of
-    endings in each week from now. policies: whether there was something to hold policies against.
+    versions are numbers of moats and portals by version, the commonest first. periods are numbers
+    of endings in each week, month, quarter or year from now. policies: whether there was something
+    to hold policies against.
     """
 
     made: datetime
@@ -97,7 +101,7 @@ class Figures:
     unheard: int
     key_ages: Mapping[str, int]
     endings: Sequence[Ending]
-    weeks: Sequence[int]
+    periods: Mapping[str, int]
     pending: Sequence[Pending]
     differing: Sequence[Differing]
     policies: bool
@@ -132,7 +136,7 @@ def make_figures(
         unheard=sum(box.id not in seen or seen[box.id].answered is None for box in wanted),
         key_ages=_key_ages(wanted, keys, now),
         endings=endings,
-        weeks=_weeks(endings, now, within),
+        periods=_periods(endings, now, within),
         pending=plan(session, build_inventory(session, now)),
         differing=_differing(wanted, seen, keys, policies),
         policies=policies is not None,
@@ -194,11 +198,15 @@ def _key_ages(
     return ages
 
 
-def _weeks(endings: Sequence[Ending], now: datetime, within: timedelta) -> list[int]:
-    weeks = [0] * max(1, -(-within.days // 7))
+def _periods(endings: Sequence[Ending], now: datetime, within: timedelta) -> dict[str, int]:
+    """Return how many endings there are in each period from now; what has ended is in the first."""
+    name, days = next(each for each in _PERIODS if within.days <= _MOST_PERIODS * each[1])
+    last = max(1, -(-within.days // days))
+    periods = {f"{name} {number}": 0 for number in range(1, last + 1)}
     for ending in endings:
-        weeks[min(max(0, (ending.when - now).days // 7), len(weeks) - 1)] += 1
-    return weeks
+        number = 1 + max(0, (ending.when - now).days // days)
+        periods[f"{name} {min(number, last)}"] += 1
+    return periods
 
 
 def _groups(

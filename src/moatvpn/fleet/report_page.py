@@ -88,7 +88,7 @@ def render(figures: Figures) -> str:
         customers=sum(figures.statuses.values()),
         lapsing=sum(ending.lapses for ending in figures.endings),
         ages=Plot.of(figures.key_ages),
-        weeks=Plot.of({f"week {number}": n for number, n in enumerate(figures.weeks, start=1)}),
+        periods=Plot.of(figures.periods),
         most_missed=max((1 - (isp.up_time or 0.0) for isp in figures.isps), default=0.0),
         most_loss=max((isp.loss or 0.0 for isp in figures.isps), default=0.0),
         good=GOOD_UP_TIME,

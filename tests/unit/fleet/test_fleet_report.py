@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fleet_words import with_options
+from policies import new_seal
 from typer.testing import Result
 
 from moatvpn.crypto.sign import fingerprint
@@ -131,7 +132,25 @@ def test_ages_and_ends_of_keys(stocked: Database, now: datetime, key: Key) -> No
         NO_KEY: 2,
     }
     assert [(each.whose, each.lapses) for each in found.endings] == [(BOXES[1], True)]
-    assert found.weeks == [0, 1, 0, 0, 0]
+    assert found.periods == {"week 1": 0, "week 2": 1, "week 3": 0, "week 4": 0, "week 5": 0}
+
+
+@pytest.mark.parametrize(
+    ("days", "first", "number"),
+    [
+        (0, "week 1", 1),
+        (70, "week 1", 10),
+        (71, "month 1", 3),
+        (365, "quarter 1", 5),
+        (3660, "year 1", 10),
+    ],
+)
+def test_a_look_ahead_has_few_steps(
+    stocked: Database, now: datetime, days: int, first: str, number: int
+) -> None:
+    with stocked.read() as session:
+        periods = make_figures(session, now, days * DAY).periods
+    assert (next(iter(periods)), len(periods)) == (first, number)
 
 
 def test_drift(stocked: Database, now: datetime, key: Key) -> None:
@@ -208,6 +227,13 @@ def test_the_command(
     assert json.loads(result.stdout) == {"file": str(path), "customers": 1}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text().startswith("<!DOCTYPE html>")
+    (tmp_path / "policy.pub").write_text(new_seal().public_text)
+    both = ("--policies", str(tmp_path), "--policy-keys", str(tmp_path / "policy.pub"))
+    assert fleet("report", "--output", str(path), *both).exit_code == 0
+    assert "not compared" not in path.read_text()
+    (tmp_path / "m0001.policy").write_text("nothing that is signed")
+    refused = fleet("report", "--output", str(path), *both)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     refused = fleet("report", "--output", str(path), "--policies", str(tmp_path))
     assert refused.exit_code == 1
     assert "--policy-keys" in refused.stderr
