@@ -20,7 +20,7 @@ from moatvpn.fleet.fields import slug
 from moatvpn.fleet.models import Box, Customer, Moat, Portal, PublicKey, Status
 from moatvpn.fleet.moves import Attachment, MovedRoutes, attachment, open_moves
 from moatvpn.fleet.revocation import revoked
-from moatvpn.subnets import parse_interface, parse_network, router_address
+from moatvpn.subnets import Network, parse_interface, parse_network, router_address
 
 # Whose traffic a portal lets through.
 SERVED = frozenset({Status.SHIPPED, Status.ACTIVE})
@@ -124,8 +124,9 @@ def _build(
         moat = customer.moat
         portal = portals[moat.portal_id]
         attached = attachment(moat, moves.get(moat.identity), portals)
-        routes.add(moat, attached, portals.values())
-        hosts[moat.identity] = _moat_variables(customer, portal, attached, keys)
+        subnets = parse_network(moat.private_subnet), parse_network(moat.private_subnet6)
+        routes.add(subnets, attached, portals.values())
+        hosts[moat.identity] = _moat_variables(customer, subnets, portal, attached, keys)
         if customer.status in SERVED and keys[moat.id]:
             for accepting in attached.accepting:
                 record = _portal_connection(customer, keys[moat.id])
@@ -177,10 +178,14 @@ def _portal_variables(portal: Portal, connections: list[dict[str, Any]] | None) 
 
 
 def _moat_variables(
-    customer: Customer, portal: Portal, attached: Attachment, keys: Mapping[int, tuple[str, ...]]
+    customer: Customer,
+    subnets: tuple[Network, Network],
+    portal: Portal,
+    attached: Attachment,
+    keys: Mapping[int, tuple[str, ...]],
 ) -> dict[str, Any]:
     moat = customer.moat
-    own = router_address(parse_network(moat.private_subnet))
+    own, own6 = (router_address(subnet) for subnet in subnets)
     variables: dict[str, Any] = {
         "ansible_host": str(own.ip),
         "moatvpn_identity": moat.identity,
@@ -190,7 +195,7 @@ def _moat_variables(
         "moat_wild_mode": moat.wild_mode,
         "moat_private_address": str(own),
         "moat_private_subnet": moat.private_subnet,
-        "moat_private_address6": str(router_address(parse_network(moat.private_subnet6))),
+        "moat_private_address6": str(own6),
         "moat_private_subnet6": moat.private_subnet6,
         "moatvpn_portal_address": _host_of(portal.tunnel_address),
         "moat_kidnet_enabled": moat.kidnet,

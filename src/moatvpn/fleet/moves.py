@@ -109,19 +109,20 @@ class MovedRoutes:
     here: dict[int, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
     away: dict[int, list[dict[str, str]]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, moat: Moat, attached: Attachment, portals: Iterable[Portal]) -> None:
-        """Take in a moat: most need none, for their subnets lie in the pool of their portal."""
-        for subnet in (moat.private_subnet, moat.private_subnet6):
-            network = parse_network(subnet)
-            if attached.accepting == (attached.way,) and _in_pool(attached.way, network):
+    def add(
+        self, subnets: Iterable[Network], attached: Attachment, portals: Iterable[Portal]
+    ) -> None:
+        """Take in a moat by its private subnets: most need none, lying in their portal's pool."""
+        for subnet in subnets:
+            if len(attached.accepting) == 1 and _in_pool(attached.way, subnet):
                 continue
-            owner = owner_of(network, portals)
+            owner, destination = owner_of(subnet, portals), {"destination": str(subnet)}
             if owner is not None and owner is not attached.way:
-                via = {"destination": subnet, "via": corporate_host(attached.way, network.version)}
-                self.away[owner.id].append(via)
+                via = {"via": corporate_host(attached.way, subnet.version)}
+                self.away[owner.id].append(destination | via)
             for portal in attached.accepting:
                 if portal is not owner:
-                    self.here[portal.id].append({"destination": subnet})
+                    self.here[portal.id].append(destination)
 
     def variables(self, portal: Portal) -> dict[str, Any]:
         """Return the variables of a portal: none where it has no such routes."""

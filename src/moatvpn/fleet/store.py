@@ -19,6 +19,7 @@ from moatvpn.fleet.find import get_customer
 from moatvpn.fleet.keys import end_keys
 from moatvpn.fleet.ledger import Ledger, portal_faults
 from moatvpn.fleet.models import TRANSITIONS, Customer, Moat, Portal, Status
+from moatvpn.fleet.moves import open_moves
 from moatvpn.fleet.records import (
     CustomerRecord,
     PortalRecord,
@@ -132,7 +133,8 @@ def set_customer(
     if record == before:
         return before, False
     ledger = Ledger(session, except_customer=customer_id)
-    faults = _transition_faults(before.status, record.status) or ledger.admit(record)
+    faults = _transition_faults(before.status, record.status)
+    faults = faults or _move_faults(session, before, record) or ledger.admit(record)
     if not faults:
         record, faults = ledger.complete(record)
     if faults:
@@ -154,6 +156,16 @@ def _transition_faults(before: str, after: str) -> list[Fault]:
         return []
     why = f"a customer who is {before} cannot become {after}"
     return [Fault("status", why, f"Give one of {', '.join(allowed)}")]
+
+
+def _move_faults(session: Session, before: CustomerRecord, record: CustomerRecord) -> list[Fault]:
+    """Return what must stay as it is while a customer is between two portals."""
+    names = ("moat", "portal", "private_subnet", "private_subnet6")
+    changed = [name for name in names if getattr(before, name) != getattr(record, name)]
+    if not changed or before.moat not in open_moves(session):
+        return []
+    why = f"customer {before.customer} is on the way to another portal"
+    return [Fault(name, why, "Finish `moat-fleet move` first") for name in changed]
 
 
 def _apply(customer: Customer, record: CustomerRecord, ledger: Ledger, now: datetime) -> None:

@@ -260,6 +260,20 @@ def test_one_who_has_moved_keeps_the_subnets_whatever_else_is_set(
             store.set_customer(session, "c0002", {"portal": NEW}, now)
 
 
+@pytest.mark.parametrize(
+    "change", [{"moat": "other.moats.example.net"}, {"private_subnet": "10.201.99.0/24"}]
+)
+def test_what_a_move_goes_by_stays_until_it_is_done(
+    fleet: Database, now: datetime, change: Texts
+) -> None:
+    begin(fleet, now, "c0001")
+    with fleet.write() as session:
+        with refused("is on the way to another portal"):
+            store.set_customer(session, "c0001", change, now)
+        store.set_customer(session, "c0001", {"name": "Another"}, now)
+        store.set_customer(session, "c0002", change, now)
+
+
 def test_what_cannot_move_moves_nobody(
     fleet: Database, customer: Make, key: Key, portal2_texts: Texts, now: datetime
 ) -> None:
