@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
-from moatvpn.fleet.inventory import SERVED
+from moatvpn.fleet.inventory import SERVED, connection_name
 from moatvpn.fleet.journal import Observation
 from moatvpn.fleet.models import Box, Moat, Portal, Status
 from moatvpn.fleet.observed import BrokenAnswerError, Heard, Tunnel, read_answer
@@ -127,8 +127,7 @@ def _told_of(
 
 def _own_tunnel(own: Heard, portal: Portal) -> Tunnel | None:
     """Return a moat's tunnel to its portal, called as the inventory calls it; else any other."""
-    name = portal.identity.partition(".")[0]
-    found = own.tunnels.get(name)
+    found = own.tunnels.get(connection_name(portal.identity))
     return found if found is not None else next(iter(own.tunnels.values()), None)
 
 
