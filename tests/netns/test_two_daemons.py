@@ -9,6 +9,8 @@ from boxes import other_public_key, wait_for
 from pair import Pair
 from traffic import pings, transfer
 
+from moatvpn.fleet.observed import read_answer
+
 INSIDE, INSIDE6 = "10.50.0.1", "fd00:50::1"
 
 
@@ -26,6 +28,17 @@ def test_the_tunnel_is_what_was_asked_for(pair: Pair) -> None:
     assert moat["ike_spi_i"] == portal["ike_spi_i"]
     # IKE is at port 4500 whether or not envelopes are (RFC 4555, 3.3).
     assert (moat["peer"], portal["peer"]) == ("192.0.2.1:4500", "192.0.2.10:4500")
+
+
+def test_what_a_fleet_keeps_of_a_tunnel_is_what_moatd_tells(pair: Pair) -> None:
+    moat, portal = pair.moat.connection("portal1"), pair.portal.connection("m0001")
+    for row, other in ((moat, portal), (portal, moat)):
+        (tunnel,) = read_answer({"running": True, "connections": [row]}).tunnels.values()
+        assert tunnel.up
+        # Rekeys make the IKE SA younger than the tunnel.
+        assert tunnel.up_for >= row["established_for"] >= 0
+        assert tunnel.key == row["local_key"] == other["remote_key"]
+        assert (tunnel.expected, tunnel.lost) == (row["expected_in"], row["lost_in"])
 
 
 def test_only_envelopes_are_on_the_wild_side(pair: Pair) -> None:
