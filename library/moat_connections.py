@@ -18,9 +18,28 @@ options:
     description:
       - The connections' records, as moatvpn.config.ConnectionConfig describes them. What a record
         leaves out has its default.
+      - Either this or O(signed) is required.
     type: list
     elements: dict
-    required: true
+  signed:
+    description:
+      - A peer set that the operator has signed, as C(moat-fleet peers sign) writes it. The box
+        verifies it, and takes none that is older than what it has.
+    type: dict
+  digest:
+    description:
+      - Of the records that O(signed) is to have (the filter moat_peers_digest); a set that says
+        otherwise is refused. Without it, any is taken that verifies.
+    type: str
+  besides:
+    description: Records with what the signature does not cover, the PPK of connections.
+    type: list
+    elements: dict
+    default: []
+  config:
+    description: The daemon's settings, which say whose signatures count.
+    type: path
+    default: /etc/moatvpn/moatd.json
   reread:
     description:
       - Names of connections whose files (secrets, CAs) the daemon is to read again, though their
@@ -53,6 +72,10 @@ EXAMPLES = r"""
 - name: Have exactly the connections of the database
   moat_connections:
     connections: "{{ moatvpn_connections }}"
+
+- name: Have exactly the connections that the operator has signed
+  moat_connections:
+    signed: "{{ lookup('ansible.builtin.file', 'portal1.example.net.peers') | from_json }}"
 """
 
 RETURN = r"""
@@ -71,6 +94,15 @@ deleted:
   returned: success
   type: list
   elements: str
+revoked:
+  description: The names of those that had a key that was revoked here; they are without it.
+  returned: success, not in check mode of a fresh box
+  type: list
+  elements: str
+serial:
+  description: The serial number of the signed set.
+  returned: where O(signed) is given, not in check mode of a fresh box
+  type: int
 running:
   description: Whether the daemon runs and has taken the changes; else it does when it starts.
   returned: when something changed or was read again, not in check mode
@@ -82,6 +114,8 @@ import json
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.moatctl import Moatctl
 
+RESULTS = ("changed", "added", "replaced", "deleted", "revoked")
+
 
 def shown(result, records, names):
     """Return one side of the diff: the records, or of too many the names alone."""
@@ -89,25 +123,42 @@ def shown(result, records, names):
     return json.dumps(found, indent=2, sort_keys=True) + "\n" if found else ""
 
 
+def signing(module):
+    """Return moatctl's words for a set that is signed."""
+    return ["--signed", "--config", module.params["config"]] if module.params["signed"] else []
+
+
+def given(module):
+    """Return what moatctl reads."""
+    names = ("signed", "digest", "besides") if module.params["signed"] else ("connections",)
+    return {name: module.params[name] for name in (*names, "reread")}
+
+
 def main():
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "connections": {"type": "list", "elements": "dict", "required": True},
+            "connections": {"type": "list", "elements": "dict"},
+            "signed": {"type": "dict"},
+            "digest": {"type": "str"},
+            "besides": {"type": "list", "elements": "dict", "default": []},
+            "config": {"type": "path", "default": "/etc/moatvpn/moatd.json"},
             "reread": {"type": "list", "elements": "str", "default": []},
             "directory": {"type": "path", "default": "/etc/moatvpn/connections.d"},
             "control_socket": {"type": "path", "default": "/run/moatvpn/control.sock"},
             "moatctl": {"type": "path", "default": "/opt/moatvpn/bin/moatctl"},
         },
         supports_check_mode=True,
+        required_one_of=[("connections", "signed")],
+        mutually_exclusive=[("connections", "signed")],
     )
     moatctl = Moatctl(module)
-    connections = module.params["connections"]
+    connections = module.params["connections"] or []
     if module.check_mode and not moatctl.installed:
         # A fresh box: it has none, and no program that could tell what they will be in full.
         names = [str(each.get("name")) for each in connections]
         module.exit_json(
-            changed=bool(names),
+            changed=bool(names) or module.params["signed"] is not None,
             added=names,
             replaced=[],
             deleted=[],
@@ -116,9 +167,10 @@ def main():
     places = ["--connections", module.params["directory"]]
     places += ["--socket", module.params["control_socket"]]
     dry = ["--dry-run"] if module.check_mode else []
-    data = json.dumps({"connections": connections, "reread": module.params["reread"]})
-    told = moatctl.run(["set", "-", *dry, *places], data=data)
-    result = {name: told[name] for name in ("changed", "added", "replaced", "deleted")}
+    told = moatctl.run(
+        ["set", "-", *dry, *places, *signing(module)], data=json.dumps(given(module))
+    )
+    result = {name: told[name] for name in (*RESULTS, "serial") if name in told}
     if told["running"] is not None:
         result["running"] = told["running"]
     result["diff"] = {

@@ -49,7 +49,7 @@ _TFC_OCTETS = (128, 9000)
 _TFC_RATE = (1, 100_000)  # envelopes a second
 _METRIC = (1, 255)
 MOST_LINES = 16  # CHILD_SAs of one connection side by side
-_OTHER_PATHS = ("certificate", "insecure_write_keys_for_wireshark")
+_OTHER_PATHS = ("certificate", "operator_keys", "insecure_write_keys_for_wireshark")
 _USUAL_PORTS = (IKE_PORT, NAT_PORT)
 _LONGEST_SOCKET_PATH = 107  # octets (unix(7)), without the zero that ends it
 
@@ -178,6 +178,8 @@ class DaemonConfig:
     identity: our own FQDN identity. private_key: the PEM file (PKCS #8) of our key: Ed25519 as
         `moatctl identity create` makes it, or ECDSA, or with a certificate RSA.
     certificate: the PEM file of our own certificate and the intermediates after it, if we have one.
+    operator_keys: the file of the operator's public keys; then a connection must be in a peer set
+        that one of them has signed (moatvpn.peers). None: connections need no signature.
     crls: the files (PEM or DER) of CRLs; a certificate that they list is refused.
     tunnel_interface: the TUN device, made beforehand for moatd's user, or the kernel's interface
         for IPsec.
@@ -203,6 +205,7 @@ class DaemonConfig:
     control_socket: Path = Path("/run/moatvpn/control.sock")
     log_level: str = "info"
     certificate: Path | None = None
+    operator_keys: Path | None = None
     crls: tuple[Path, ...] = ()
     wild_addresses: tuple[str, ...] = ()
     data_plane: str = "python"

@@ -11,10 +11,11 @@ import base64
 import binascii
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from moatvpn.config_fields import object_from_json
-from moatvpn.crypto.seal import SIGNATURE_OCTETS, Seal, verify_seal
-from moatvpn.errors import ConfigError
+from moatvpn.crypto.seal import SIGNATURE_OCTETS, Seal, is_public_text, verify_seal
+from moatvpn.errors import ConfigError, OperatorError
 
 MOST_OCTETS = 8 << 20
 _AGAIN = "Have the operator make and sign it again, and nobody touch it on the way"
@@ -61,3 +62,28 @@ def _octets(value: object, where: str) -> bytes:
         return base64.b64decode(value if isinstance(value, str) else "?", validate=True)
     except (ValueError, binascii.Error) as error:
         raise ConfigError(where, "holds what is no base64", _AGAIN) from error
+
+
+def read_public_keys(path: Path) -> tuple[str, ...]:
+    """Return the operator's public keys, one a line; raise OperatorError where there is none.
+
+    Who may write the file decides what a box believes, so it is its owner's alone to write.
+    """
+    lines = [line.strip() for line in _text(path).splitlines()]
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    remedy = "Put the public keys there that `moat-policy keygen` shows, one a line"
+    if path.stat().st_mode & 0o022:
+        raise OperatorError(str(path), "may be written by others than its owner", "chmod 0644 it")
+    if not keys or not all(is_public_text(key) for key in keys):
+        raise OperatorError(str(path), "holds what is no Ed25519 public key, or none", remedy)
+    return keys
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+        raise OperatorError(str(path), why, "Check that it exists, and who may read it") from error
+    except UnicodeDecodeError as error:
+        raise OperatorError(str(path), "is not UTF-8", "Save it as UTF-8 text") from error

@@ -9,12 +9,16 @@ import socketserver
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_bench import ROOT, Run, key
+from ansible_bench import PORTAL, ROOT, Run, key
+
+from moatvpn.crypto.seal import generate_seal, load_seal
+from moatvpn.peers import digest_of, make_peers, seal_peers
 
 NAMES = sorted(path.stem for path in (ROOT / "library").glob("*.py"))
 RECORD = {
@@ -236,6 +240,33 @@ def test_exactly_these_with_one_that_cannot_be(box: Box, daemon: Daemon) -> None
         assert "connections[1]" in message
     assert daemon.requests == []
     assert list(box.connections.iterdir()) == []
+
+
+def test_exactly_those_that_are_signed(box: Box, daemon: Daemon, tmp_path: Path) -> None:
+    seal = load_seal(generate_seal(b"a passphrase"), b"a passphrase")
+    (tmp_path / "operator.pub").write_text(seal.public_text + "\n")
+    config = tmp_path / "moatd.json"
+    settings = {"identity": PORTAL, "private_key": "/key"}
+    config.write_text(json.dumps(settings | {"operator_keys": str(tmp_path / "operator.pub")}))
+
+    def signed(serial: int, *records: dict[str, Any]) -> dict[str, Any]:
+        peers = replace(make_peers(PORTAL, records, {}), serial=serial)
+        given: dict[str, Any] = json.loads(seal_peers(peers, seal))
+        return {"signed": given, "digest": digest_of(records), "config": str(config)}
+
+    second = {**RECORD, "name": "c0002", "remote_identity": "m0002.moats.example.net"}
+    results = box.connections_are("crcr", **signed(3, RECORD, second))
+    assert changed(results) == [True, True, False, False]
+    assert (results[1]["added"], results[1]["serial"]) == (["c0001", "c0002"], 3)
+    results = box.connections_are("crcr", **signed(4, second))
+    assert changed(results) == [True, True, False, False]
+    assert daemon.requests == ["replace", "replace", "delete"]
+    older = signed(3, RECORD, second)
+    other = {**signed(5, RECORD, second), "digest": digest_of([RECORD])}
+    for given, why in ((older, "4 is in force"), (other, "customer database says")):
+        for message in refusals(box.connections_are("cr", **given)):
+            assert why in message
+    assert daemon.connections.keys() == {"c0002"}
 
 
 def secrets(path: Path) -> list[str]:

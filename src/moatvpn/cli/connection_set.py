@@ -11,7 +11,7 @@ Where moatd refuses one, what was done before stays, and the same call again doe
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -93,15 +93,29 @@ def set_connections(
     configs, reread = wanted_in(record, str(arguments.file))
     store = Store(arguments.connections)
     with nullcontext() if arguments.dry_run else store.locked():
-        revoked = store.revoked()
-        admitted = [without_revoked(config, revoked) for config in configs]
-        plan = plan_for(store, (each for each in admitted if each is not None), reread)
-        result, text = _result(store, plan)
-        pairs = zip(configs, admitted, strict=True)
-        result["revoked"] = [config.name for config, left in pairs if config != left]
-        if not arguments.dry_run:
-            running, reread_changed = _carry_out(store, plan, arguments)
-            result |= {"changed": result["changed"] or reread_changed, "running": running}
+        store.check_unsigned()
+        return apply_set(store, configs, reread, arguments)
+
+
+def apply_set(
+    store: Store,
+    configs: Sequence[ConnectionConfig],
+    reread: frozenset[str],
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], str]:
+    """Have these connections, but for keys that were revoked; return the result, and a text of it.
+
+    The store is locked, unless arguments say that nothing is to be done.
+    """
+    revoked = store.revoked()
+    admitted = [without_revoked(config, revoked) for config in configs]
+    plan = plan_for(store, (each for each in admitted if each is not None), reread)
+    result, text = _result(store, plan)
+    pairs = zip(configs, admitted, strict=True)
+    result["revoked"] = [config.name for config, left in pairs if config != left]
+    if not arguments.dry_run:
+        running, reread_changed = _carry_out(store, plan, arguments)
+        result |= {"changed": result["changed"] or reread_changed, "running": running}
     return result, text
 
 

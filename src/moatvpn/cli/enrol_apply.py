@@ -15,7 +15,7 @@ from typing import Any
 from moatvpn.cli.client import DaemonNotRunningError, DaemonUnreachableError, ask
 from moatvpn.cli.store import Store
 from moatvpn.config import ConnectionConfig, connection_to_dict
-from moatvpn.daemon.main import connection_files, read_connection
+from moatvpn.daemon.admission import connection_files, read_connection
 from moatvpn.errors import ConfigError, OperatorError
 
 _POLL = 0.25  # seconds

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moatvpn.cli.policy_files import read_public_keys, write_whole
+from moatvpn.cli.policy_files import write_whole
 from moatvpn.config_fields import Record, load_json
 from moatvpn.enrol.client import Trust
 from moatvpn.enrol.documents import Configuration
 from moatvpn.enrol.messages import MOST_SERIAL
 from moatvpn.enrol.reasons import EnrolError, Reason
 from moatvpn.errors import ConfigError
+from moatvpn.signed import read_public_keys
 
 _DIGEST = re.compile(r"[0-9a-f]{64}|")
 # Seconds after which settings that cost the tunnel are tried again; each time twice as long.

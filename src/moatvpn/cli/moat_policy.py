@@ -15,7 +15,6 @@ from moatvpn.cli.policy_files import (
     read_customers,
     read_octets,
     read_passphrase,
-    read_public_keys,
     read_seal,
     read_text,
     write_whole,
@@ -26,6 +25,7 @@ from moatvpn.errors import OperatorError
 from moatvpn.policy.drift import compare
 from moatvpn.policy.rules import compiled_from_bytes, compiled_to_bytes
 from moatvpn.policy.signed import digest_of, open_policy, seal_policy
+from moatvpn.signed import read_public_keys
 
 if TYPE_CHECKING:
     from moatvpn.policy.language import Policy

@@ -15,6 +15,7 @@ from moatvpn.cli.keys import ACTIONS, key
 from moatvpn.cli.metrics import metrics_text
 from moatvpn.cli.prove import prove
 from moatvpn.cli.revoke import revoke
+from moatvpn.cli.signed_set import set_signed
 from moatvpn.cli.store import Store
 from moatvpn.cli.table import detail_text, status_text
 from moatvpn.config import (
@@ -35,6 +36,7 @@ REFUSED = 1
 USAGE = 2  # argparse's own
 UNREACHABLE = 3
 
+_CONFIG = Path("/etc/moatvpn/moatd.json")
 _KEY_FILE = Path("/etc/moatvpn/identity.key")
 _DEFAULTS = {field.name: field.default for field in fields(DaemonConfig)}
 
@@ -113,7 +115,8 @@ def _delete(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _set(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    return set_connections(arguments, _load(arguments.file))
+    carry_out = set_signed if arguments.signed else set_connections
+    return carry_out(arguments, _load(arguments.file))
 
 
 def _revoke(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -205,6 +208,8 @@ def parser() -> argparse.ArgumentParser:
     command("replace", _replace, "add a connection, or put it in place of another", file, stored)
     command("delete", _delete, "delete a connection", name, stored)
     exactly = command("set", _set, "have exactly the connections of a file", file, stored)
+    exactly.add_argument("--signed", action="store_true", help="FILE is signed by the operator")
+    exactly.add_argument("--config", type=Path, default=_CONFIG, help="moatd.json, for --signed")
     revoked = command("revoke", _revoke, "believe keys of a file no more, for good", file, stored)
     for each in (exactly, revoked):
         each.add_argument("--dry-run", action="store_true", help="say what would be done")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moatvpn.cli.policy_files import read_octets, read_public_keys, read_text, write_whole
+from moatvpn.cli.policy_files import read_octets, read_text, write_whole
 from moatvpn.config import daemon_from_dict, load_json
 from moatvpn.config_fields import Record, object_from_json
 from moatvpn.drivers.conntrack import forget
@@ -27,6 +27,7 @@ from moatvpn.policy.readback import is_loaded
 from moatvpn.policy.render import render
 from moatvpn.policy.rules import MOST_VERSION
 from moatvpn.policy.signed import Signed, open_policy
+from moatvpn.signed import read_public_keys
 from moatvpn.subnets import Network
 
 # Where the lockdown ruleset takes policies in.

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from moatvpn.config_fields import FQDN, Record, short
-from moatvpn.crypto.seal import Seal, is_encrypted, is_public_text, load_seal
+from moatvpn.crypto.seal import Seal, is_encrypted, load_seal
 from moatvpn.daemon.keyfile import read_private, sync_directory
 from moatvpn.errors import ConfigError, OperatorError
 from moatvpn.policy.rules import NAME, NAME_SHAPE, Customer
 from moatvpn.policy.signed import open_policy
+from moatvpn.signed import read_public_keys
 from moatvpn.subnets import parse_network
 
 
@@ -57,21 +58,6 @@ def write_whole(path: Path, content: bytes, mode: int = 0o644) -> None:
     except OSError as error:
         why = f"cannot be written ({error.strerror})"
         raise OperatorError(str(path), why, "Make its directory, and run as its owner") from error
-
-
-def read_public_keys(path: Path) -> tuple[str, ...]:
-    """Return the operator's public keys, one a line; raise OperatorError where there is none.
-
-    Who may write the file decides what a box believes, so it is its owner's alone to write.
-    """
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    keys = tuple(line for line in lines if line and not line.startswith("#"))
-    remedy = "Put the public keys there that `moat-policy keygen` shows, one a line"
-    if path.stat().st_mode & 0o022:
-        raise OperatorError(str(path), "may be written by others than its owner", "chmod 0644 it")
-    if not keys or not all(is_public_text(key) for key in keys):
-        raise OperatorError(str(path), "holds what is no Ed25519 public key, or none", remedy)
-    return keys
 
 
 def expected_policies(policies: Path, public_keys: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moatvpn import peers
 from moatvpn.config import (
     ConnectionConfig,
     connection_from_dict,
@@ -52,8 +53,16 @@ class Store:
         """Return the keys that no connection may have; raise ConfigError where nobody knows."""
         return read_revoked(self._directory)
 
+    def check_unsigned(self) -> None:
+        """Raise ConfigError where the connections are those of a signed set."""
+        path = self._directory / peers.FILE
+        if path.exists():
+            remedy = "Use `moatctl set --signed`, or remove that file where nobody signs any more"
+            raise ConfigError(str(path), "says which connections there are to be", remedy)
+
     def admit(self, config: ConnectionConfig) -> None:
-        """Raise ConfigError where the connection has a revoked key."""
+        """Raise ConfigError where the connection has a revoked key, or would have to be signed."""
+        self.check_unsigned()
         if without_revoked(config, self.revoked()) != config:
             where = f"connection {config.name}: remote_public_keys"
             raise ConfigError(where, "has a key that was revoked", "Give the key of another box")
@@ -106,6 +115,11 @@ class Store:
     def revoke(self, keys: Iterable[str]) -> None:
         """Write down which keys are revoked; give all of them."""
         with self._replacing(self._directory / FILE, "".join(f"{key}\n" for key in sorted(keys))):
+            pass
+
+    def sign(self, text: str) -> None:
+        """Put the file of a signed set in force."""
+        with self._replacing(self._directory / peers.FILE, text):
             pass
 
     @contextmanager

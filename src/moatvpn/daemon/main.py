@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from moatvpn.config import (
-    ConnectionConfig,
     DaemonConfig,
-    connection_from_dict,
     daemon_from_dict,
     load_json,
 )
 from moatvpn.counters import Counters
+from moatvpn.daemon.admission import Admission, connection_files
 from moatvpn.daemon.commands import Commands
 from moatvpn.daemon.control import ControlServer, Peer
 from moatvpn.daemon.credentials import Credentials
@@ -35,38 +34,13 @@ from moatvpn.drivers.clock import monotonic, wall_clock
 from moatvpn.drivers.loop import Loop
 from moatvpn.drivers.netlink import AddressMonitor, Debounce
 from moatvpn.drivers.udp import local_address_towards
-from moatvpn.errors import ConfigError, OperatorError
+from moatvpn.errors import OperatorError
 from moatvpn.ike.endpoint import IkeEndpoint
 from moatvpn.ike.tickets import TicketKeys
-from moatvpn.revoked import read_revoked, without_revoked
 
 # Python looks for cyclic garbage among what is young, and as good as never among everything: with
 # 10,000 tunnels that takes a second, in which nothing moves. Tunnels leave none behind.
 _COLLECTOR = (1_000, 10, 10_000)
-
-
-def connection_files(directory: Path) -> list[Path]:
-    """Return the connections' files in directory by name; raise ConfigError where it is none."""
-    try:
-        return sorted(p for p in directory.iterdir() if p.suffix == ".json" and p.name[0] != ".")
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-        raise ConfigError(str(directory), why, "Make it, readable for moatd's user") from error
-
-
-def read_connection(path: Path, revoked: frozenset[str] = frozenset()) -> ConnectionConfig:
-    """Return the connection in the file at path; raise ConfigError naming what is wrong.
-
-    It has none of the peer's keys that are revoked.
-    """
-    config = connection_from_dict(load_json(path), str(path))
-    if config.name != path.stem:
-        why = f"is {config.name!r}"
-        raise ConfigError(f"{path}: name", why, f"Call the file {config.name}.json")
-    left = without_revoked(config, revoked)
-    if left is None:
-        raise ConfigError(str(path), "has only keys that were revoked", "Give another box's key")
-    return left
 
 
 def _ticket_keys(state: Path | None, log: Log) -> TicketKeys:
@@ -128,12 +102,12 @@ class Daemon:
     def load_connections(self) -> None:
         """Add the connections of the directory; one that is broken is logged, and left out.
 
-        Raises ConfigError where nobody knows whose keys are revoked.
+        Raises OperatorError where nobody can tell which are to be left out.
         """
-        revoked = read_revoked(self._config.connections)
+        admission = Admission(self._config)
         for path in connection_files(self._config.connections):
             try:
-                self._engine.add(read_connection(path, revoked), self._clock())
+                self._engine.add(admission.read(path), self._clock())
             except OperatorError as error:
                 self._log("error", f"left out {path}: {error}", path.stem)
         self._call_back()

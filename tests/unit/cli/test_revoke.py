@@ -13,8 +13,8 @@ from connection_records import Moatd, record
 from moatvpn.cli import connection_set, moatctl, revoke
 from moatvpn.cli.client import DaemonUnreachableError
 from moatvpn.cli.moatctl import main
-from moatvpn.config import ConnectionConfig
-from moatvpn.daemon.main import read_connection
+from moatvpn.config import DaemonConfig
+from moatvpn.daemon.admission import Admission, read_connection
 from moatvpn.errors import ConfigError
 from moatvpn.revoked import read_revoked
 
@@ -123,13 +123,14 @@ def test_a_stuck_moatd_keeps_nobody_in(tell: Tell, moatd: Moatd, connections: Pa
 
 
 def test_moatd_lets_none_of_them_in_at_its_start(connections: Path) -> None:
-    (connections / "c1.json").write_text(json.dumps(record(1)))
-    revoked = frozenset({key(1)})
+    path = connections / "c1.json"
+    path.write_text(json.dumps(record(1)))
+    (connections / "revoked.keys").write_text(f"{key(1)}\n")
+    daemon = DaemonConfig("portal.example.net", Path("/key"), connections=connections)
     with pytest.raises(ConfigError, match="revoked"):
-        read_connection(connections / "c1.json", revoked)
-    (connections / "c1.json").write_text(json.dumps(record(1, remote_public_keys=[key(1), key(7)])))
-    left: ConnectionConfig = read_connection(connections / "c1.json", revoked)
-    assert left.remote_public_keys == (key(7),)
+        Admission(daemon).read(path)
+    path.write_text(json.dumps(record(1, remote_public_keys=[key(1), key(7)])))
+    assert Admission(daemon).read(path).remote_public_keys == (key(7),)
 
 
 @pytest.mark.parametrize("content", ["no key\n", "AAAA\n", "\xff"])

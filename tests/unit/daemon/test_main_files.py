@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from moatvpn.config import ConnectionConfig, connection_to_dict
-from moatvpn.daemon.main import connection_files, main, read_connection
+from moatvpn.daemon.admission import connection_files, read_connection
+from moatvpn.daemon.main import main
 from moatvpn.errors import ConfigError
 
 Make = Callable[..., ConnectionConfig]

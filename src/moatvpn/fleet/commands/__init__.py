@@ -21,6 +21,7 @@ from moatvpn.fleet.commands.history import show_history
 from moatvpn.fleet.commands.key import key_app
 from moatvpn.fleet.commands.move import GROUP, move, moves_app
 from moatvpn.fleet.commands.observe import observe
+from moatvpn.fleet.commands.peers import peers_app
 from moatvpn.fleet.commands.portal import portal_app
 from moatvpn.fleet.commands.report import report
 from moatvpn.fleet.commands.revoke import revoke
@@ -52,6 +53,7 @@ app.add_typer(enrol_app, name="enrol")
 app.add_typer(rotate_app, name="rotate")
 app.add_typer(moves_app, name=GROUP)
 app.command("move")(move)
+app.add_typer(peers_app, name="peers")
 app.command("history")(show_history)
 app.command("forecast")(show_forecast)
 app.command("revoke")(revoke)
