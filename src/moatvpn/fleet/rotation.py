@@ -34,6 +34,7 @@ from moatvpn.fleet.find import get_customer, get_portal
 from moatvpn.fleet.inventory import SERVED
 from moatvpn.fleet.keys import record_key
 from moatvpn.fleet.models import Box, Customer, Moat, Portal
+from moatvpn.fleet.moves import open_moves
 from moatvpn.fleet.playbooks import Answers, answer_of
 from moatvpn.fleet.rollout import Outcome, Stage, Task
 
@@ -192,15 +193,22 @@ def _not_told(peers: Sequence[str]) -> str:
 
 
 def _peers(session: Session, kind: Kind, boxes: Collection[str]) -> dict[str, set[str]]:
-    """Return the identities of each box's peers: those that are to trust its keys."""
+    """Return the identities of each box's peers: those that are to trust its keys.
+
+    A moat that moves between portals has both.
+    """
     found: dict[str, set[str]] = {box: set() for box in boxes}
     query = select(Customer).where(Customer.status.in_(SERVED))
     names = dict(session.execute(select(Portal.id, Box.identity)).all())
+    moves = open_moves(session)
     for customer in session.scalars(query):
-        portal, moat = names[customer.moat.portal_id], customer.moat.identity
-        box, peer = (moat, portal) if kind is Kind.MOATS else (portal, moat)
-        if box in found:
-            found[box].add(peer)
+        moat = customer.moat.identity
+        move = moves.get(moat)
+        portals = {names[customer.moat.portal_id], *((move.old, move.new) if move else ())}
+        for portal in portals:
+            box, peer = (moat, portal) if kind is Kind.MOATS else (portal, moat)
+            if box in found:
+                found[box].add(peer)
     return found
 
 

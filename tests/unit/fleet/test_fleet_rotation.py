@@ -18,7 +18,7 @@ from moatvpn.fleet.database import Database
 from moatvpn.fleet.inventory import build_inventory
 from moatvpn.fleet.journal import Operation, State
 from moatvpn.fleet.keys import list_keys, record_key
-from moatvpn.fleet.operations import begin_operation
+from moatvpn.fleet.operations import begin_operation, set_step
 from moatvpn.fleet.playbooks import Answers
 from moatvpn.fleet.rollout import Limits, Rollout
 from moatvpn.fleet.rotation import KEYS, KIND, Kind, Rotation, chosen, not_served
@@ -180,6 +180,16 @@ def test_a_kill_in_any_run_is_made_good_by_the_next(
     assert state is State.DONE
     assert kills >= 5
     rotated(world, boxes)
+
+
+def test_both_portals_of_a_moat_that_moves_are_told(world: World) -> None:
+    with world.database.write() as session:
+        move = begin_operation(session, "move", {}, [[MOATS[0]]], "attach", world.now)
+        set_step(move.steps[0], "attach", world.now, data={"from": P1, "to": P2})
+    world._tell([P1, P2])
+    assert world.rotate(Kind.MOATS, [MOATS[0]]) is State.DONE
+    for portal in (P1, P2):
+        assert world.trusted[portal][MOATS[0]] == world.used[MOATS[0]] != [world.key(2)]
 
 
 def test_a_moat_that_is_away_keeps_its_key_until_it_is_back(world: World) -> None:
