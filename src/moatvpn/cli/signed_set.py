@@ -45,30 +45,38 @@ def set_signed(arguments: argparse.Namespace, record: dict[str, Any]) -> tuple[d
         raise ConfigError(f"{where}: reread", "is no list of names", "Give one")
     store = Store(arguments.connections)
     with nullcontext() if arguments.dry_run else store.locked():
-        newer = _is_newer(arguments, keys, peers)
+        newer, fresh = _news(arguments, keys, peers)
         if newer and not arguments.dry_run:
             # First of all: what is not in it is then let in by no start, whatever comes next.
             store.sign(data.decode("ascii"))
-        result, text = apply_set(store, configs, frozenset(reread), arguments)
+        result, text = apply_set(store, configs, fresh.union(reread), arguments)
     result |= {"changed": result["changed"] or newer, "serial": peers.serial}
     return result, f"{text}; serial {peers.serial}"
 
 
-def _is_newer(arguments: argparse.Namespace, keys: tuple[str, ...], peers: PeerSet) -> bool:
-    """Return whether peers are not those in force; raise ConfigError where they are older."""
+def _news(
+    arguments: argparse.Namespace, keys: tuple[str, ...], peers: PeerSet
+) -> tuple[bool, frozenset[str]]:
+    """Return whether peers are not those in force, and the names of those that are signed anew.
+
+    moatd has left these out at its start, where their files were there already: it is given them
+    as if they were new. Raises ConfigError where peers are older than those in force.
+    """
     try:
         present = read_peers(arguments.connections, keys, peers.portal)
     except ConfigError:
         present = None  # signed by a key of before, or damaged: moatd does not believe it either
     if present is None:
-        return True
+        return True, frozenset(str(record["name"]) for record in peers.records())
     if peers.serial < present.serial:
         why = f"has the serial {peers.serial}, and {present.serial} is in force"
         raise ConfigError(str(arguments.file), why, "Bring the newest one")
     if peers.serial == present.serial and peers.content != present.content:
         why = f"is another one of the serial {peers.serial}, which is in force"
         raise ConfigError(str(arguments.file), why, "Sign it anew (`moat-fleet peers sign`)")
-    return peers.serial > present.serial
+    before = {record.get("name"): record for record in present.records()}
+    fresh = (each for each in peers.records() if before.get(each["name"]) != each)
+    return peers.serial > present.serial, frozenset(str(each["name"]) for each in fresh)
 
 
 def _check_digest(peers: PeerSet, digest: object, where: str) -> None:

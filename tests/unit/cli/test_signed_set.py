@@ -156,6 +156,19 @@ def test_at_a_start_nobody_is_let_in_who_is_not_signed(
         Admission(daemon)
 
 
+def test_who_was_left_out_at_a_start_is_let_in_once_signed(
+    tell: Tell, moatd: Moatd, seal: Seal, daemon: DaemonConfig
+) -> None:
+    for number in (1, 2):
+        (daemon.connections / f"c{number}.json").write_text(json.dumps(record(number)))
+    tell("set", signed(seal, 4, 1), "--signed")
+    assert ("replace", "c1") in moatd.asked
+    (daemon.connections / "c2.json").write_text(json.dumps(record(2)))
+    moatd.asked.clear()
+    tell("set", signed(seal, 5, 1, 2), "--signed")
+    assert moatd.asked == [("replace", "c2")]
+
+
 def test_a_revocation_needs_no_signature(tell: Tell, seal: Seal, daemon: DaemonConfig) -> None:
     tell("set", signed(seal, 4, 1, 2), "--signed")
     tell("revoke", {"keys": record(2)["remote_public_keys"]})
