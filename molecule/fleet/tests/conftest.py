@@ -106,7 +106,11 @@ class Talk:
 
     def heard(self, *names: str) -> dict[str, dict[str, Any]]:
         """Return of each moat how many answers came, how long one took at most, what broke it."""
-        return on_each(names, lambda name: json.loads(lab.host(name).file("/run/talk.json").content))
+
+        def one(name: str) -> Any:
+            return json.loads(lab.host(name).file("/run/talk.json").content)
+
+        return on_each(names, one)
 
     def wait_for_more(self, *names: str) -> None:
         """Wait until each has got another answer."""
@@ -125,7 +129,8 @@ def talk() -> Iterator[Talk]:
     def start(name: str) -> None:
         machine = lab.host(name)
         lab.wait_for(lambda: lab.status(machine)["connections"][0]["child_sas"], name, 60)
-        machine.run_expect([0], "setsid --fork python3 -c %s >/run/talk.log 2>&1 </dev/null", _TALK)
+        begin = "setsid --fork python3 -c %s >/run/talk.log 2>&1 </dev/null"
+        machine.run_expect([0], begin, _TALK)
         lab.wait_for(lambda: machine.file("/run/talk.json").exists, f"an answer to {name}", 30)
 
     on_each(MOATS, start)
@@ -139,7 +144,8 @@ def clear_packets() -> Iterator[Callable[[], str]]:
     for name in PORTALS:
         lab.host(name).run_expect(
             [0],
-            "systemd-run --quiet --unit=ear --property=StandardOutput=file:/run/ear --property=StandardError=null "
+            "systemd-run --quiet --unit=ear --property=StandardOutput=file:/run/ear "
+            "--property=StandardError=null "
             "tcpdump -nn -l -i wild0 --immediate-mode %s",
             _CLEAR,
         )

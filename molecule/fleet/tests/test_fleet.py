@@ -1,4 +1,4 @@
-"""A day of a fleet, in order: keys, a killed controller, thieves; and traffic flows all the while."""
+"""A day of a fleet, in order: keys, a killed controller, thieves; and traffic all the while."""
 
 from __future__ import annotations
 
