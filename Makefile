@@ -41,7 +41,8 @@ lint: setup ## Check style and types
 
 unit: setup ## Run the tests of the code, the modules and the roles, which need no lab
 	@mkdir -p $(reports)
-	$(pytest) tests --ignore tests/netns --ignore tests/interop --junitxml $(reports)/unit.xml
+	$(pytest) --numprocesses 2 --dist loadfile tests --ignore tests/netns --ignore tests/interop \
+	    --junitxml $(reports)/unit.xml
 
 netns: setup ## Run the tests of real daemons, between network namespaces
 	@mkdir -p $(reports)
