@@ -80,6 +80,16 @@ def unfinished(session: Session, kind: str) -> Operation | None:
     )
 
 
+def newest(session: Session, kind: str) -> Operation:
+    """Return the operation of that kind that was begun last; OperatorError where none was."""
+    found = session.scalar(
+        select(Operation).where(Operation.kind == kind).order_by(Operation.id.desc()).limit(1)
+    )
+    if found is None:
+        raise OperatorError(kind, "there has been none yet", "Begin one")
+    return found
+
+
 def resume_operation(session: Session, kind: str) -> Operation | None:
     """Make the unfinished operation of that kind run again and return it, None where none is."""
     operation = unfinished(session, kind)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import itertools
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from playbook_stub import PlaybookStub
 from postgresql import postgresql
 from sqlalchemy import URL, create_engine, text
 from typer.testing import CliRunner, Result
@@ -196,3 +198,11 @@ def two_portals(database: Database) -> Callable[[int], Database]:
         return database
 
     return add
+
+
+@pytest.fixture
+def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
+    """A program in ansible-playbook's place, and a playbook for it."""
+    made = PlaybookStub(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(made.python))
+    return made

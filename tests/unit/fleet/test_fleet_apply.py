@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +19,6 @@ Fleet = Callable[..., Result]
 Texts = dict[str, str]
 PORTAL = "portal1.example.net"
 FIRST, SECOND = "m0001.moats.example.net", "m0002.moats.example.net"
-
-
-@pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
-    made = PlaybookStub(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(made.python))
-    return made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,14 +18,12 @@ FIRST, SECOND = "m0001.moats.example.net", "m0002.moats.example.net"
 
 
 @pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
-    made = PlaybookStub(tmp_path)
+def playbook(playbook: PlaybookStub, tmp_path: Path) -> PlaybookStub:
     for name in ("move_portals.yml", "move_moats.yml"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(sys, "executable", str(made.python))
     for box in (OLD, NEW, FIRST, SECOND):
-        made.answers_with(box, {})
-    return made
+        playbook.answers_with(box, {})
+    return playbook
 
 
 @pytest.fixture

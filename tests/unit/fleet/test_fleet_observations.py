@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,13 +166,6 @@ def test_a_broken_answer_is_refused_and_spoils_no_other(
 def test_a_fault_is_told_without_what_changes_a_terminal() -> None:
     assert read_answer(answer(policy_faults=["\x1b[2Jrules"])).policy_fault == "?[2Jrules"
     assert len(read_answer(answer(policy_faults=["x" * 9999])).policy_fault or "") == 300
-
-
-@pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
-    made = PlaybookStub(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(made.python))
-    return made
 
 
 def test_the_command(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ from moatvpn.fleet.playbooks import (
 )
 
 FIRST, SECOND, THIRD = (f"m000{number}.moats.example.net" for number in (1, 2, 3))
-
-
-@pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
-    made = PlaybookStub(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(made.python))
-    return made
 
 
 def test_a_run_is_told_its_boxes_and_variables(playbook: PlaybookStub, sqlite_url: str) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +16,6 @@ Texts = dict[str, str]
 Key = Callable[[int], str]
 PORTALS = ["portal1.example.net", "portal2.example.net"]
 FIRST, SECOND = "m0001.moats.example.net", "m0002.moats.example.net"
-
-
-@pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
-    made = PlaybookStub(tmp_path)
-    monkeypatch.setattr(sys, "executable", str(made.python))
-    return made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +21,10 @@ FIRST, SECOND = "m0001.moats.example.net", "m0002.moats.example.net"
 
 
 @pytest.fixture
-def playbook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlaybookStub:
-    made = PlaybookStub(tmp_path)
+def playbook(playbook: PlaybookStub, tmp_path: Path) -> PlaybookStub:
     for name in ("keys.yml", "connections.yml"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(sys, "executable", str(made.python))
-    return made
+    return playbook
 
 
 @pytest.fixture

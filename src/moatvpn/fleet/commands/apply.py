@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moatvpn.errors import OperatorError
 from moatvpn.fleet.base import moment_text
-from moatvpn.fleet.commands.common import PARTLY, Json, now, print_list
+from moatvpn.fleet.commands.common import PARTLY, Json, confirm, holder, now, print_list
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.inventory import build_inventory
 from moatvpn.fleet.locks import lock
@@ -39,19 +35,15 @@ def apply(
     """Run the playbook on the boxes of the plan, and no others; 3 where it did not end well."""
     database: Database = context.obj
     check_playbook(playbook)
-    holder = f"{database.who} on {socket.gethostname()} ({os.getpid()})"
-    with lock(database, "apply", holder):
+    with lock(database, "apply", holder(database)):
         with database.read() as session:
             pending = plan(session, build_inventory(session, now()))
         boxes = [each.identity for each in pending]
         if not boxes:
             print_line("nothing to do")
             return
-        if not yes:
-            if not sys.stdin.isatty():
-                why = "there is no terminal to ask at"
-                raise OperatorError(f"apply to {len(boxes)} boxes", why, "Give --yes")
-            typer.confirm(f"Apply to {', '.join(boxes[:10])}, {len(boxes)} in all?", abort=True)
+        question = f"Apply to {', '.join(boxes[:10])}, {len(boxes)} in all?"
+        confirm(f"apply to {len(boxes)} boxes", question, yes)
         status = run_playbook(database, playbook, boxes)
         if status:
             print_line(f"the playbook ended with {status}; nothing counts as applied, run it again")

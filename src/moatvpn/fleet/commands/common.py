@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
+from moatvpn.errors import OperatorError
 from moatvpn.fleet import fields
 from moatvpn.fleet.base import moment_text
+from moatvpn.fleet.database import Database
 from moatvpn.fleet.faults import Fault, FaultsError
 from moatvpn.fleet.models import Customer, Portal
 from moatvpn.fleet.show import (
@@ -39,6 +44,20 @@ def new_typer(**options: Any) -> typer.Typer:
 def now() -> datetime:
     """Return the moment that a change is dated with, in whole seconds."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def holder(database: Database) -> str:
+    """Return what a lock says of who holds it."""
+    return f"{database.who} on {socket.gethostname()} ({os.getpid()})"
+
+
+def confirm(what: str, question: str, yes: bool) -> None:
+    """Have the operator say yes, unless that is given; raise OperatorError without a terminal."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise OperatorError(what, "there is no terminal to ask at", "Give --yes")
+    typer.confirm(question, abort=True)
 
 
 def checked(name: str, text: str, parse: Any) -> Any:

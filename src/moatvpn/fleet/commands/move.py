@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moatvpn.errors import OperatorError
-from moatvpn.fleet.commands.common import Json, new_typer, now
+from moatvpn.fleet.commands.common import Json, holder, new_typer, now
 from moatvpn.fleet.commands.rollout import (
     PLAYBOOKS,
     Budget,
@@ -19,11 +19,10 @@ from moatvpn.fleet.commands.rollout import (
     Wave,
     Yes,
     ask,
+    carry_out,
     end,
-    holder,
     leave_boxes,
     show_ledger,
-    tell,
     unfinished_of,
 )
 from moatvpn.fleet.database import Database
@@ -31,8 +30,7 @@ from moatvpn.fleet.locks import lock
 from moatvpn.fleet.move import MOATS, PORTALS, Mover
 from moatvpn.fleet.move_records import Waves, begin_move, to_be_moved
 from moatvpn.fleet.moves import KIND
-from moatvpn.fleet.rollout import Limits, Rollout, waves_of
-from moatvpn.fleet.rotation import not_served
+from moatvpn.fleet.rollout import Limits, waves_of
 from moatvpn.fleet.show import print_line
 
 # What the ledger of moves is looked at by.
@@ -70,17 +68,8 @@ def move(
         going_on = _goes_on(database, names, origin, to)
         if not going_on and not _begun(database, names, origin, to, cut, yes=yes):
             return
-        rollout = Rollout(
-            database,
-            KIND,
-            Mover(database, runner, clock=now).stages(),
-            Limits(budget, tries),
-            clock=now,
-            check=held.check,
-            tell=tell,
-            leave=not_served,
-        )
-        state = rollout.run()
+        stages = Mover(database, runner, clock=now).stages()
+        state = carry_out(database, KIND, stages, Limits(budget, tries), held)
     end(database, KIND, state, GROUP)
 
 
@@ -96,9 +85,7 @@ def moves_leave(
     boxes: Annotated[list[str] | None, typer.Argument(help="Identities (all left).")] = None,
 ) -> None:
     """Close the unfinished move for moats; `apply` makes boxes what the records say."""
-    database: Database = context.obj
-    with lock(database, KIND, holder(database)):
-        leave_boxes(database, KIND, boxes or [])
+    leave_boxes(context.obj, KIND, boxes or [])
 
 
 def _goes_on(database: Database, names: Sequence[str], origin: str | None, to: str | None) -> bool:

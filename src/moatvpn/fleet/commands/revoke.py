@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -11,9 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from moatvpn.errors import OperatorError
 from moatvpn.fleet import store
-from moatvpn.fleet.commands.common import PARTLY, Json, now
+from moatvpn.fleet.commands.common import PARTLY, Json, confirm, now
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.models import Status
 from moatvpn.fleet.playbooks import (
@@ -49,7 +47,9 @@ def revoke(
     began = time.time()
     database: Database = context.obj
     names = list(dict.fromkeys(customers or ()))
-    _agree(names, yes)
+    if names:
+        listed = ", ".join(names)
+        confirm(f"revoke of {listed}", f"Revoke {listed}, and end their moats' keys?", yes)
     if push:
         check_playbook(playbook)
     with database.write() as session:
@@ -78,15 +78,6 @@ def revoke(
         _print_portals(pending, told)
     if push and left:
         raise typer.Exit(PARTLY)
-
-
-def _agree(names: Sequence[str], yes: bool) -> None:
-    if yes or not names:
-        return
-    if not sys.stdin.isatty():
-        what = f"revoke of {', '.join(names)}"
-        raise OperatorError(what, "there is no terminal to ask at", "Give --yes")
-    typer.confirm(f"Revoke {', '.join(names)}, and end their moats' keys?", abort=True)
 
 
 def _push(

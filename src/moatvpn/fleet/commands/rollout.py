@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from moatvpn.errors import OperatorError
 from moatvpn.fleet.base import moment_text
-from moatvpn.fleet.commands.common import PARTLY, now, print_list
+from moatvpn.fleet.commands.common import PARTLY, confirm, holder, now, print_list
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.journal import Operation, State
-from moatvpn.fleet.operations import unfinished
+from moatvpn.fleet.locks import HeldLock, lock
+from moatvpn.fleet.operations import newest, unfinished
 from moatvpn.fleet.playbooks import (
     ANSWERS,
     Answers,
@@ -28,7 +25,8 @@ from moatvpn.fleet.playbooks import (
     read_answers,
     run_playbook,
 )
-from moatvpn.fleet.rollout import CLOSED, Progress, give_up
+from moatvpn.fleet.rollout import CLOSED, Limits, Progress, Rollout, Stage, give_up
+from moatvpn.fleet.rotation import not_served
 from moatvpn.fleet.show import print_json, print_line
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
@@ -62,19 +60,26 @@ class PlaybookRunner:
             return read_answers(answers, boxes)
 
 
-def holder(database: Database) -> str:
-    """Return what a lock says of who holds it."""
-    return f"{database.who} on {socket.gethostname()} ({os.getpid()})"
-
-
 def ask(what: str, boxes: Sequence[str], yes: bool) -> None:
     """Have the operator confirm what is begun on boxes; raise OperatorError without a terminal."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        why = "there is no terminal to ask at"
-        raise OperatorError(f"{what} {len(boxes)} boxes", why, "Give --yes")
-    typer.confirm(f"{what} {', '.join(boxes[:10])}, {len(boxes)} in all?", abort=True)
+    question = f"{what} {', '.join(boxes[:10])}, {len(boxes)} in all?"
+    confirm(f"{what} {len(boxes)} boxes", question, yes)
+
+
+def carry_out(
+    database: Database, kind: str, stages: Sequence[Stage], limits: Limits, held: HeldLock
+) -> State:
+    """Take the boxes of the unfinished operation of a kind through its stages; return its end."""
+    return Rollout(
+        database,
+        kind,
+        stages,
+        limits,
+        clock=now,
+        check=held.check,
+        tell=tell,
+        leave=not_served,
+    ).run()
 
 
 def tell(progress: Progress) -> None:
@@ -91,9 +96,7 @@ def end(database: Database, kind: str, state: State, group: str | None = None) -
     group is that of the command that shows its ledger, where it is not called as the kind.
     """
     with database.read() as session:
-        operation = session.scalars(
-            select(Operation).where(Operation.kind == kind).order_by(Operation.id.desc()).limit(1)
-        ).one()
+        operation = newest(session, kind)
         open_ones = [step for step in operation.steps if step.state not in CLOSED]
         done = len(operation.steps) - len(open_ones)
         print_line(f"{kind} {operation.id}: {state}, {done} of {len(operation.steps)} boxes")
@@ -109,11 +112,7 @@ def end(database: Database, kind: str, state: State, group: str | None = None) -
 def show_ledger(database: Database, kind: str, as_json: bool) -> None:
     """Print every box of the newest operation of a kind, and where it is."""
     with database.read() as session:
-        operation = session.scalar(
-            select(Operation).where(Operation.kind == kind).order_by(Operation.id.desc()).limit(1)
-        )
-        if operation is None:
-            raise OperatorError(kind, "there has been none yet", "Begin one")
+        operation = newest(session, kind)
         rows = [
             {
                 "box": step.box,
@@ -144,7 +143,7 @@ def show_ledger(database: Database, kind: str, as_json: bool) -> None:
 
 def leave_boxes(database: Database, kind: str, boxes: Sequence[str]) -> None:
     """Close what is unfinished of a kind for boxes, or for all that are left."""
-    with database.write() as session:
+    with lock(database, kind, holder(database)), database.write() as session:
         operation = unfinished(session, kind)
         if operation is None:
             raise OperatorError(kind, "none is unfinished", "There is nothing to leave")

@@ -10,7 +10,7 @@ import typer
 from sqlalchemy.orm import Session
 
 from moatvpn.errors import OperatorError
-from moatvpn.fleet.commands.common import Json, new_typer, now
+from moatvpn.fleet.commands.common import Json, holder, new_typer, now
 from moatvpn.fleet.commands.rollout import (
     PLAYBOOKS,
     Budget,
@@ -21,18 +21,17 @@ from moatvpn.fleet.commands.rollout import (
     Wave,
     Yes,
     ask,
+    carry_out,
     end,
-    holder,
     leave_boxes,
     show_ledger,
-    tell,
     unfinished_of,
 )
 from moatvpn.fleet.database import Database
 from moatvpn.fleet.locks import lock
 from moatvpn.fleet.operations import begin_operation, expect_none
-from moatvpn.fleet.rollout import Limits, Rollout, waves_of
-from moatvpn.fleet.rotation import CONNECTIONS, KEYS, KIND, Kind, Rotation, chosen, not_served
+from moatvpn.fleet.rollout import Limits, waves_of
+from moatvpn.fleet.rotation import CONNECTIONS, KEYS, KIND, Kind, Rotation, chosen
 from moatvpn.fleet.show import print_line
 
 rotate_app = new_typer(help="New keys for moats and portals, while traffic flows.")
@@ -107,9 +106,7 @@ def rotate_leave(
     boxes: Annotated[list[str] | None, typer.Argument(help="Identities (all left).")] = None,
 ) -> None:
     """Close the unfinished rotation for boxes; the keys that each has stay trusted."""
-    database: Database = context.obj
-    with lock(database, KIND, holder(database)):
-        leave_boxes(database, KIND, boxes or [])
+    leave_boxes(context.obj, KIND, boxes or [])
 
 
 def _rotate(
@@ -128,17 +125,7 @@ def _rotate(
             print_line("nothing to do")
             return
         rotation = Rotation(database, kind, runner, clock=now, leave_behind=leave_behind)
-        rollout = Rollout(
-            database,
-            KIND,
-            rotation.stages(),
-            limits,
-            clock=now,
-            check=held.check,
-            tell=tell,
-            leave=not_served,
-        )
-        state = rollout.run()
+        state = carry_out(database, KIND, rotation.stages(), limits, held)
     end(database, KIND, state)
 
 
